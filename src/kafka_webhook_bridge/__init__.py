@@ -1,0 +1,3 @@
+"""Kafka Webhook Bridge."""
+
+__version__ = "0.1.0.dev0"

@@ -1,0 +1,318 @@
+"""Every setting, one row each, and the only reader of the environment and of secret files.
+
+A row's environment name is `KWB_<ROOM>_<NAME>` unless the row gives another (the ancestor's names are kept).
+Sizes may be written `64MiB`; a secret may be written `file:/path`. docs/reference/settings.md is made from this module.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import SecretStr
+
+from kafka_webhook_bridge.errors import ConfigError, Problem
+
+_UNITS = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `5MiB`, `512 KB` or `1024`. Raises ValueError with a sentence for people."""
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise ValueError(f"{text!r} is not a size: write bytes, or a number with KiB, MiB, GiB")
+    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
+
+
+def setting(
+    default: Any, sentence: str, *, env: str | None = None, low: int | None = None, high: int | None = None
+) -> Any:
+    """A row of the table: default, the sentence for the docs, an inherited environment name, inclusive bounds."""
+    return field(default=default, metadata={"sentence": sentence, "env": env, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSettings:
+    """What the bridge is and who may send to it."""
+
+    config: str = setting("", "Path of bridge.yaml, or the YAML itself. Empty: the open rule alone.", env="KWB_CONFIG")
+    username: str = setting("", "User name of the bridge's Basic credentials.", env="WEBHOOK_USERNAME")
+    password: SecretStr | None = setting(
+        None, "Password of the bridge's Basic credentials; there is no default.", env="WEBHOOK_PASSWORD"
+    )
+    environment: str = setting("dev", "Name of the stage, shown in logs and health.", env="ENVIRONMENT")
+    domain_name: str = setting("", "Domain of this installation, for links and snippets.", env="DOMAIN_NAME")
+    open_rule: bool | None = setting(
+        None, "Accept any source name with the Basic credentials. Unset: only with the embedded or Compose broker."
+    )
+    topic_prefix: str = setting("", "Put before the topic names that the open rule makes.")
+    topics_max: int = setting(100, "Topics that the open rule may make.", low=0, high=10_000)
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSettings:
+    """The port that webhooks come in by. Limits are per bridge and divided by its workers."""
+
+    host: str = setting("127.0.0.1", "Address to listen on.")
+    port: int = setting(8080, "Port to listen on; 0 takes a free one.", low=0, high=65535)
+    workers: int = setting(1, "Processes that answer webhooks.", low=1, high=256)
+    share_port: bool = setting(False, "Allow a second bridge on the same port (rolling restarts on one host).")
+    tls_cert: str = setting("", "PEM certificate chain, to serve HTTPS directly; read again when it changes.")
+    tls_key: str = setting("", "PEM private key of the certificate.")
+    trusted_proxies: tuple[str, ...] = setting((), "CIDRs whose X-Forwarded-* headers are believed, comma separated.")
+    header_timeout_ms: int = setting(10_000, "Absolute time for a request's headers.", low=1)
+    body_timeout_ms: int = setting(15_000, "Absolute time for a request's body.", low=1)
+    keep_alive_ms: int = setting(75_000, "How long an idle connection is kept.", low=1)
+    url_bytes_max: int = setting(8192, "Longest request target.", low=1)
+    header_lines_max: int = setting(100, "Most header lines, trailers included.", low=1)
+    header_bytes_max: int = setting(32_768, "Most bytes of headers, trailers included.", low=1)
+    body_bytes_max: int = setting(1024**2, "Largest body where a source sets no limit.", low=0, high=10 * 1024**2)
+    in_flight_bytes_max: int = setting(64 * 1024**2, "Most bytes of request bodies held at once.", low=1)
+    connections_max: int = setting(10_000, "Most open connections.", low=1)
+    pipelined_max: int = setting(8, "Requests read ahead on one connection.", low=1)
+    drain_grace_ms: int = setting(3_000, "After SIGTERM: go on accepting and answering for so long.", low=0)
+    drain_timeout_ms: int = setting(20_000, "After SIGTERM: the longest until the process ends.", low=1)
+    failed_logins_max: int = setting(20, "Failed logins per address and minute before 429.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverSettings:
+    """How long an event may take to become durable."""
+
+    kafka_wait_ms: int = setting(1_900, "From the last byte of the request to the refusal 503.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """The cluster. `external` clients read through `external_port`."""
+
+    bootstrap_servers: str = setting("", "host:port list of the cluster.", env="KAFKA_BOOTSTRAP_SERVERS")
+    username: str = setting("", "SASL user of the bridge.", env="KAFKA_USERNAME")
+    password: SecretStr | None = setting(None, "SASL password of the bridge.", env="KAFKA_PASSWORD")
+    external_port: int = setting(29095, "TLS port for outside consumers.", env="KAFKA_EXTERNAL_PORT", low=1, high=65535)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] | None = setting(
+        None, "Unset: SASL_PLAINTEXT to loopback with a user name, SASL_SSL elsewhere, PLAINTEXT without one."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = setting("PLAIN", "SASL mechanism.")
+    ssl_ca: str = setting("", "PEM file of the authorities that signed the brokers. Empty: the system's.")
+    delivery_timeout_ms: int = setting(5_000, "librdkafka's delivery.timeout.ms; longer than every wait.", low=100)
+    linger_fast_ms: float = setting(0.0, "linger.ms of the fast lane.", low=0)
+    linger_bulk_ms: float = setting(2.0, "linger.ms of the bulk lane; 10 to 20 where brokers are far.", low=0)
+    fast_lane_requests_max: int = setting(4, "Up to so many outstanding records go by the fast lane.", low=0)
+    queue_records_max: int = setting(50_000, "Records each lane may hold.", low=1)
+    queue_bytes_max: int = setting(64 * 1024**2, "Bytes each lane may hold.", low=1024)
+    stuck_after_ms: int = setting(5_000, "No report for so long, broker alive: the lane is rebuilt.", low=100)
+    topic_partitions: int = setting(6, "Partitions of topics that the bridge makes.", low=1, high=1000)
+    topic_replication_max: int = setting(3, "Replicas of topics that the bridge makes, if there are brokers.", low=1)
+    topic_retention_days: int = setting(7, "Retention of topics that the bridge makes.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """PostgreSQL."""
+
+    url: SecretStr | None = setting(None, "postgresql:// URL of the archive.", env="DATABASE_URL")
+    connections_max: int = setting(4, "Connections of one process.", low=1, high=100)
+    connect_timeout_ms: int = setting(5_000, "Longest wait for a new connection.", low=1)
+    statement_timeout_ms: int = setting(2_000, "Longest search.", low=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSettings:
+    """Kafka → PostgreSQL."""
+
+    batch_records_max: int = setting(2_000, "Most records in one transaction.", low=1)
+    batch_bytes_max: int = setting(16 * 1024**2, "Most bytes in one transaction.", low=1024)
+    batch_wait_ms: int = setting(100, "How long a batch waits for more records.", low=1)
+    retention_days: int = setting(90, "How long events are kept; not shorter than the topics.", low=1)
+    partition_days: int = setting(1, "Days in one partition of the table.", low=1)
+    partitions_ahead_days: int = setting(7, "Partitions made in advance.", low=1)
+    topic_check_ms: int = setting(10_000, "How often topic ids are compared.", low=100)
+
+
+@dataclass(frozen=True, slots=True)
+class ManagementSettings:
+    """The port for metrics, health, and later the console. Never exposed to senders."""
+
+    host: str = setting("127.0.0.1", "Address to listen on.")
+    port: int = setting(8081, "Port to listen on; 0 takes a free one.", low=0, high=65535)
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting("info", "Least level that is written.")
+    format: Literal["auto", "json", "console"] = setting("auto", "auto: console on a terminal, else JSON.")
+    accepted_every: int = setting(0, "Log every Nth accepted request; 0 logs none.", low=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All rooms. Build it with `load_settings`."""
+
+    bridge: BridgeSettings
+    ingest: IngestSettings
+    deliver: DeliverSettings
+    kafka: KafkaSettings
+    store: StoreSettings
+    archive: ArchiveSettings
+    management: ManagementSettings
+    log: LogSettings
+
+
+ROOMS: dict[str, type] = {
+    "bridge": BridgeSettings,
+    "ingest": IngestSettings,
+    "deliver": DeliverSettings,
+    "kafka": KafkaSettings,
+    "store": StoreSettings,
+    "archive": ArchiveSettings,
+    "management": ManagementSettings,
+    "log": LogSettings,
+}
+
+# Read by the test harness alone, so unknown to the docs (rules.md 33).
+HARNESS_NAMES = frozenset({"KWB_HARNESS_FD"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting as the docs, `kwb config show` and the loader see it."""
+
+    room: str
+    name: str
+    env: str
+    type: Any
+    default: Any
+    sentence: str
+    low: int | None
+    high: int | None
+
+    @property
+    def secret(self) -> bool:
+        return SecretStr in (self.type, *get_args(self.type))
+
+
+def rows() -> list[Row]:
+    """The whole table, in the order of the rooms."""
+    found = []
+    for room, cls in ROOMS.items():
+        hints = get_type_hints(cls)
+        for f in fields(cls):
+            meta = f.metadata
+            assert f.default is not MISSING
+            env = meta["env"] or f"KWB_{room}_{f.name}".upper()
+            found.append(Row(room, f.name, env, hints[f.name], f.default, meta["sentence"], meta["low"], meta["high"]))
+    return found
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Typed settings of all rooms from the environment.
+
+    `overrides` are values that beat the environment, named `<room>_<name>` (`ingest_port=0`).
+    Raises ConfigError with every problem at once: bad values, bounds, unknown KWB_ names with the near match.
+    """
+    settings, _ = load_settings_with_origin(environ, **overrides)
+    return settings
+
+
+def load_settings_with_origin(
+    environ: Mapping[str, str] | None = None, **overrides: Any
+) -> tuple[Settings, dict[str, str]]:
+    """As `load_settings`; also where each value came from: `room.name` → `default`, `command line` or a variable."""
+    environ = os.environ if environ is None else environ
+    problems: list[Problem] = []
+    values: dict[str, dict[str, Any]] = {room: {} for room in ROOMS}
+    origin: dict[str, str] = {}
+    table = rows()
+    known = {row.env for row in table}
+    for row in table:
+        where = f"{row.room}.{row.name}"
+        override = overrides.pop(f"{row.room}_{row.name}", None)
+        if override is not None:
+            values[row.room][row.name], origin[where] = override, "command line"
+        elif environ.get(row.env, "") != "":
+            try:
+                values[row.room][row.name] = _convert(row, environ[row.env])
+            except (ValueError, OSError) as error:
+                problems.append(Problem(row.env, str(error)))
+            origin[where] = row.env
+        else:
+            origin[where] = "default"
+    assert not overrides, f"no such setting: {overrides}"
+    for name in sorted(environ):
+        if name.startswith("KWB_") and name not in known and name not in HARNESS_NAMES:
+            near = difflib.get_close_matches(name, known, 1)
+            problems.append(Problem(name, "no such setting" + (f"; did you mean {near[0]}?" if near else "")))
+    if problems:
+        raise ConfigError(problems)
+    return Settings(**{room: cls(**values[room]) for room, cls in ROOMS.items()}), origin
+
+
+def read_secret(text: str) -> str:
+    """The secret itself, or the first line of the file that `file:/path` names. Raises OSError."""
+    if text.startswith("file:"):
+        return Path(text.removeprefix("file:")).read_text(encoding="utf-8").removesuffix("\n")
+    return text
+
+
+def expand_environment(text: str, environ: Mapping[str, str] | None = None) -> str:
+    """`${NAME}` replaced by the variable. Raises KeyError with the missing name."""
+    environ = os.environ if environ is None else environ
+    return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", lambda m: environ[m[1]], text)
+
+
+def _boolean(text: str) -> bool:
+    lower = text.strip().lower()
+    if lower in {"1", "true", "yes", "on"}:
+        return True
+    if lower in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError(f"{text!r} is neither true nor false")
+
+
+def _number(kind: Callable[[str], int | float], words: str) -> Callable[[str], int | float]:
+    def parse(text: str) -> int | float:
+        try:
+            return kind(text.strip().replace("_", ""))
+        except ValueError:
+            raise ValueError(f"{text!r} is not {words}") from None
+
+    return parse
+
+
+def _convert(row: Row, text: str) -> Any:
+    kinds = [
+        k for k in (get_args(row.type) if get_origin(row.type) not in (Literal, tuple) else ()) if k is not type(None)
+    ]
+    kind = kinds[0] if kinds else row.type
+    if kind is SecretStr:
+        return SecretStr(read_secret(text))
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if text not in choices:
+            near = difflib.get_close_matches(text, choices, 1)
+            raise ValueError(f"{text!r} is not one of {', '.join(choices)}" + (f"; {near[0]}?" if near else ""))
+        return text
+    if get_origin(kind) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if kind is bool:
+        return _boolean(text)
+    if kind is int:
+        value = parse_size(text) if row.name.endswith("bytes_max") else _number(int, "a whole number")(text)
+    elif kind is float:
+        value = _number(float, "a number")(text)
+    else:
+        return text
+    if row.low is not None and value < row.low:
+        raise ValueError(f"{text} is below the least value {row.low}")
+    if row.high is not None and value > row.high:
+        raise ValueError(f"{text} is above the greatest value {row.high}")
+    return value
