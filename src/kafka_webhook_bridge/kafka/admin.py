@@ -1,0 +1,331 @@
+"""Topics, their settings and ids, and what the cluster can do. Blocking calls with a time limit, safe in any thread."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import confluent_kafka as ck
+import confluent_kafka.admin
+
+from kafka_webhook_bridge.errors import KafkaError
+from kafka_webhook_bridge.kafka.config import client_config
+from kafka_webhook_bridge.kafka.errors import code_of, translate
+from kafka_webhook_bridge.observability import logs
+from kafka_webhook_bridge.settings import KafkaSettings
+
+T = TypeVar("T")
+ck_admin: Any = confluent_kafka.admin  # it does not export its names to type checkers
+
+CALL_TIMEOUT_S = 10.0
+_VISIBLE_TIMEOUT_S = 10.0  # until a new topic is known to the broker that is asked
+_SETTING_REFUSED = frozenset(
+    {ck.KafkaError.INVALID_CONFIG, ck.KafkaError.POLICY_VIOLATION, ck.KafkaError.INVALID_REQUEST}
+)
+_MISSING = frozenset({ck.KafkaError.UNKNOWN_TOPIC_OR_PART, ck.KafkaError._UNKNOWN_TOPIC})
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class TopicInfo:
+    """A topic as the cluster describes it. `settings` is empty when the bridge may not read them.
+
+    `operations` are what the bridge's user may do with it (`read`, `write`, …); `warnings` what a provider refused.
+    """
+
+    name: str
+    topic_id: str
+    partitions: int
+    replicas: int
+    under_replicated: int = 0
+    settings: Mapping[str, str] = field(default_factory=dict)
+    operations: frozenset[str] = frozenset()
+    created: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def record_bytes_max(self) -> int | None:
+        """`max.message.bytes`, None when unknown."""
+        value = self.settings.get("max.message.bytes")
+        return int(value) if value else None
+
+    def differences(self, wanted: Mapping[str, str]) -> list[tuple[str, str, str]]:
+        """(setting, as it is, as the bridge makes it) where they differ."""
+        return [
+            (name, self.settings[name], value)
+            for name, value in wanted.items()
+            if name in self.settings and self.settings[name] != value
+        ]
+
+    @property
+    def durability(self) -> str:
+        """What an acknowledgement of this topic means, in words."""
+        if not self.settings:
+            return f"{self.replicas} replicas, settings unknown"
+        in_sync = int(self.settings.get("min.insync.replicas", "1"))
+        if self.replicas > 1:
+            surely = min(in_sync, self.replicas)
+            return f"on ≥ {surely} of {self.replicas} brokers" + ("" if surely > 1 else ", one may be the only copy")
+        if self.settings.get("flush.messages") == "1":
+            return "one broker, on disk before the ack"
+        return "one broker, in memory: lost with its power"
+
+    @property
+    def survives_power_cut(self) -> bool | None:
+        """Whether an acknowledged record outlives one broker; None when the settings are unknown."""
+        if not self.settings:
+            return None
+        if self.replicas > 1:
+            return int(self.settings.get("min.insync.replicas", "1")) > 1
+        return self.settings.get("flush.messages") == "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """One broker and its limits; None where the bridge may not read them."""
+
+    broker_id: int
+    address: str
+    settings: Mapping[str, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The cluster as doctor sees it. `operations` are what the bridge's user may do with the cluster itself."""
+
+    cluster_id: str
+    controller: str
+    brokers: tuple[Broker, ...]
+    operations: frozenset[str]
+
+
+class Admin:
+    """The cluster's administration. Raises KafkaError, whose message names Kafka's error, and ConfigError at once."""
+
+    def __init__(self, settings: KafkaSettings, *, timeout_s: float = CALL_TIMEOUT_S, client_id: str = "kwb-admin"):
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._last_error: ck.KafkaError | None = None
+        self._log = logs.get_logger("kafka")
+        self._client = ck_admin.AdminClient(
+            client_config(settings, **{"client.id": client_id, "error_cb": self._errored})
+        )
+
+    def _errored(self, error: ck.KafkaError) -> None:
+        if self._last_error is None or error.code() != ck.KafkaError._ALL_BROKERS_DOWN:  # its cause says more
+            self._last_error = error
+
+    def _wait(self, doing: str, futures: Mapping[Any, Future[T]] | Future[T]) -> list[T]:
+        """The results in order. A single failure fails the call."""
+        deadline = time.monotonic() + self._timeout_s
+        waiting = [futures] if isinstance(futures, Future) else list(futures.values())
+        try:
+            return [future.result(max(0.05, deadline - time.monotonic())) for future in waiting]
+        except (ck.KafkaException, TimeoutError) as failure:
+            raise self._failed(doing, failure) from failure
+
+    def _failed(self, doing: str, failure: BaseException) -> KafkaError:
+        self._client.poll(0)  # lets `error_cb` report why the brokers are not reached
+        return translate(doing, failure, self._last_error)
+
+    # ── topics ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def wanted_settings(self, replicas: int, record_bytes_max: int) -> dict[str, str]:
+        """The settings of topics that the bridge makes (rules.md 10)."""
+        wanted = {
+            "message.timestamp.type": "LogAppendTime",
+            "cleanup.policy": "delete",
+            "retention.ms": str(self._settings.topic_retention_days * _DAY_MS),
+            "max.message.bytes": str(record_bytes_max),
+        }
+        if replicas >= 3:
+            wanted["min.insync.replicas"] = "2"
+        if replicas == 1:
+            wanted["flush.messages"] = "1"  # the ack then follows an fsync
+        return wanted
+
+    def list_topics(self) -> list[str]:
+        """Names of all topics that the user may see, sorted, the cluster's own (`__…`) left out."""
+        try:
+            found = self._client.list_topics(timeout=self._timeout_s).topics
+        except ck.KafkaException as failure:
+            raise self._failed("listing the topics", failure) from failure
+        return sorted(name for name in found if not name.startswith("__"))
+
+    def topic_ids(self, names: Iterable[str]) -> dict[str, str]:
+        """Id of each topic that exists, as a UUID's text."""
+        return {name: info.topic_id for name, info in self._describe(names, operations=False).items()}
+
+    def describe(self, names: Iterable[str]) -> dict[str, TopicInfo]:
+        """Each topic that exists, with its settings where they may be read."""
+        topics = self._describe(names, operations=True)
+        settings = self._topic_settings(topics)
+        return {name: replace(info, settings=settings.get(name, {})) for name, info in topics.items()}
+
+    def ensure_topic(self, name: str, record_bytes_max: int) -> TopicInfo:
+        """The topic, made by rules.md 10 when it does not exist. Made or found, its real settings are told.
+
+        A setting that the provider refuses is left out, logged and told in `warnings`. What exists is never altered.
+        """
+        found = self.describe([name])
+        if name in found:
+            return found[name]
+        brokers = len(self._nodes())
+        replicas = max(1, min(self._settings.topic_replication_max, brokers))
+        settings = self.wanted_settings(replicas, record_bytes_max)
+        warnings: list[str] = []
+        created = self._create(name, replicas, settings, warnings)
+        for warning in warnings:
+            self._log.warning("the provider refused a setting of a new topic", topic=name, refused=warning)
+        info = self._await_topic(name)
+        self._log.info("topic made", topic=name, partitions=info.partitions, replicas=info.replicas)
+        return replace(info, created=created, warnings=tuple(warnings))
+
+    def check_create(self, name: str, record_bytes_max: int) -> list[str]:
+        """Ask the cluster whether it would make such a topic, without making it. The settings it would refuse."""
+        replicas = max(1, min(self._settings.topic_replication_max, len(self._nodes())))
+        warnings: list[str] = []
+        self._create(name, replicas, self.wanted_settings(replicas, record_bytes_max), warnings, validate_only=True)
+        return warnings
+
+    def _create(
+        self, name: str, replicas: int, settings: dict[str, str], warnings: list[str], *, validate_only: bool = False
+    ) -> bool:
+        """Whether this call made the topic. Takes out of `settings` what is refused, into `warnings`."""
+        while True:
+            topic = ck_admin.NewTopic(name, self._settings.topic_partitions, replicas, config=settings)
+            future = self._client.create_topics([topic], request_timeout=self._timeout_s, validate_only=validate_only)[
+                name
+            ]
+            try:
+                future.result(self._timeout_s + 1)
+                return True
+            except (ck.KafkaException, TimeoutError) as failure:
+                code = code_of(failure)
+                if code == ck.KafkaError.TOPIC_ALREADY_EXISTS:
+                    return False
+                if code not in _SETTING_REFUSED or not settings:
+                    raise self._failed(f"making the topic {name}", failure) from failure
+                said = str(failure.args[0].str())
+                refused = next((setting for setting in settings if setting in said), next(reversed(settings)))
+                warnings.append(f"{refused}={settings.pop(refused)}: {said}")
+
+    def _await_topic(self, name: str) -> TopicInfo:
+        """A new topic is known to all brokers a moment later."""
+        deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
+        while True:
+            found = self.describe([name])
+            if name in found and (found[name].settings or time.monotonic() > deadline):
+                return found[name]
+            if time.monotonic() > deadline:
+                raise KafkaError(
+                    f"Kafka made the topic {name}, but does not show it after {_VISIBLE_TIMEOUT_S:.0f} s",
+                    hint="Grant the bridge's user Describe on it.",
+                )
+            time.sleep(0.05)
+
+    def delete_topic(self, name: str) -> None:
+        """Delete a topic with all its records."""
+        self._wait(f"deleting the topic {name}", self._client.delete_topics([name], request_timeout=self._timeout_s))
+
+    def offsets(self, names: Iterable[str]) -> dict[str, dict[int, tuple[int, int]]]:
+        """First and next offset of each partition: their difference bounds the number of records."""
+        topics = self._describe(names, operations=False)
+        places = [ck.TopicPartition(name, p) for name, info in topics.items() for p in range(info.partitions)]
+        if not places:
+            return {}
+        ends = []
+        for spec in (ck_admin.OffsetSpec.earliest(), ck_admin.OffsetSpec.latest()):
+            futures = self._client.list_offsets(dict.fromkeys(places, spec), request_timeout=self._timeout_s)
+            results = self._wait("reading the ends of the topics", futures)
+            ends.append({(p.topic, p.partition): r.offset for p, r in zip(futures, results, strict=True)})
+        found: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in topics}
+        for (topic, partition), start in ends[0].items():
+            found[topic][partition] = (start, ends[1][topic, partition])
+        return found
+
+    def _describe(self, names: Iterable[str], *, operations: bool) -> dict[str, TopicInfo]:
+        wanted = sorted(set(names))
+        if not wanted:
+            return {}
+        futures = self._client.describe_topics(
+            ck.TopicCollection(wanted), include_authorized_operations=operations, request_timeout=self._timeout_s
+        )
+        found = {}
+        deadline = time.monotonic() + self._timeout_s
+        for name, future in futures.items():
+            try:
+                found[name] = _topic_info(future.result(max(0.05, deadline - time.monotonic())))
+            except (ck.KafkaException, TimeoutError) as failure:
+                if code_of(failure) not in _MISSING:
+                    raise self._failed(f"describing the topic {name}", failure) from failure
+        return found
+
+    def _topic_settings(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
+        resources = [ck_admin.ConfigResource(ck_admin.ResourceType.TOPIC, name) for name in names]
+        if not resources:
+            return {}
+        found = {}
+        deadline = time.monotonic() + self._timeout_s
+        for resource, future in self._client.describe_configs(resources, request_timeout=self._timeout_s).items():
+            try:
+                entries = future.result(max(0.05, deadline - time.monotonic()))
+            except ck.KafkaException as failure:
+                if code_of(failure) in _MISSING or code_of(failure) == ck.KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    continue
+                raise self._failed(f"reading the settings of {resource.name}", failure) from failure
+            except TimeoutError as failure:
+                raise self._failed(f"reading the settings of {resource.name}", failure) from failure
+            found[resource.name] = {entry.name: entry.value for entry in entries.values() if entry.value is not None}
+        return found
+
+    # ── the cluster ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def cluster(self) -> Cluster:
+        """The brokers, their limits where they may be read, and what the user may do."""
+        future = self._client.describe_cluster(include_authorized_operations=True, request_timeout=self._timeout_s)
+        (result,) = self._wait("describing the cluster", future)
+        brokers = tuple(
+            Broker(node.id, f"{node.host}:{node.port}", self._broker_settings(node.id))
+            for node in sorted(result.nodes, key=lambda node: int(node.id))
+        )
+        controller = f"{result.controller.host}:{result.controller.port}" if result.controller else ""
+        return Cluster(result.cluster_id or "", controller, brokers, _operations(result.authorized_operations))
+
+    def _nodes(self) -> Sequence[Any]:
+        (result,) = self._wait("describing the cluster", self._client.describe_cluster(request_timeout=self._timeout_s))
+        return list(result.nodes)
+
+    def _broker_settings(self, broker_id: int) -> dict[str, str] | None:
+        resource = ck_admin.ConfigResource(ck_admin.ResourceType.BROKER, str(broker_id))
+        future = self._client.describe_configs([resource], request_timeout=self._timeout_s)[resource]
+        try:
+            entries = future.result(self._timeout_s + 1)
+        except (ck.KafkaException, TimeoutError):
+            return None
+        return {entry.name: entry.value for entry in entries.values() if entry.value is not None}
+
+
+def _topic_info(description: Any) -> TopicInfo:
+    partitions = description.partitions
+    return TopicInfo(
+        name=description.name,
+        topic_id=_uuid_text(description.topic_id),
+        partitions=len(partitions),
+        replicas=min((len(partition.replicas) for partition in partitions), default=0),
+        under_replicated=sum(len(partition.isr) < len(partition.replicas) for partition in partitions),
+        operations=_operations(description.authorized_operations),
+    )
+
+
+def _operations(found: Iterable[Any] | None) -> frozenset[str]:
+    return frozenset(str(operation.name).lower() for operation in found or ())
+
+
+def _uuid_text(kafka_id: Any) -> str:
+    high, low = kafka_id.get_most_significant_bits(), kafka_id.get_least_significant_bits()
+    return str(uuid.UUID(int=(high & (2**64 - 1)) << 64 | (low & (2**64 - 1))))

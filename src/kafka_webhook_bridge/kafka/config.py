@@ -1,0 +1,86 @@
+"""How every client of this bridge connects, and how large a record may be (rules.md 9).
+
+The password is revealed here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Any
+
+from kafka_webhook_bridge.errors import ConfigError, Problem
+from kafka_webhook_bridge.settings import KafkaSettings
+
+RECORD_BYTES_DEFAULT = 16 * 1024**2
+_RECORD_OVERHEAD_BYTES = 128 * 1024  # headers, and what an encoding adds besides base64's third
+
+
+def record_bytes_limit(body_bytes_max: int) -> int:
+    """The largest record in bytes that bodies of up to `body_bytes_max` may become; 16 MiB unless more is needed."""
+    return max(RECORD_BYTES_DEFAULT, record_bytes_needed(body_bytes_max))
+
+
+def record_bytes_needed(body_bytes_max: int) -> int:
+    """The least `max.message.bytes` that takes every body of up to `body_bytes_max`: base64 makes 4/3 of it."""
+    return -(-4 * body_bytes_max // 3) + _RECORD_OVERHEAD_BYTES
+
+
+def body_bytes_limit(record_bytes_max: int) -> int:
+    """The largest body in bytes that fits a topic with this `max.message.bytes`, whatever its format."""
+    return max(0, (record_bytes_max - _RECORD_OVERHEAD_BYTES) * 3 // 4)
+
+
+def client_config(settings: KafkaSettings, **extra: Any) -> dict[str, Any]:
+    """librdkafka's configuration; `extra` are its own names and win. Raises ConfigError when settings contradict.
+
+    librdkafka's own writing to standard error is off: failures arrive as exceptions, reports and `error_cb`.
+    """
+    problems = []
+    if not settings.bootstrap_servers.strip():
+        problems.append(Problem("KAFKA_BOOTSTRAP_SERVERS", "is not set: the bridge needs a Kafka cluster"))
+    protocol = security_protocol(settings)
+    sasl = protocol.startswith("SASL")
+    if sasl and not settings.username:
+        problems.append(Problem("KAFKA_USERNAME", f"is not set, but {protocol} needs a user"))
+    if sasl and settings.password is None:
+        problems.append(Problem("KAFKA_PASSWORD", f"is not set, but {protocol} needs one"))
+    if problems:
+        raise ConfigError(problems, hint="`make up` gives both; for another cluster see docs/reference/settings.md.")
+    config: dict[str, Any] = {
+        "bootstrap.servers": settings.bootstrap_servers,
+        "security.protocol": protocol,
+        "client.id": "kwb",
+        "log_level": 0,
+        "reconnect.backoff.ms": 50,
+        "reconnect.backoff.max.ms": 1_000,
+        "socket.keepalive.enable": True,
+        "socket.connection.setup.timeout.ms": 5_000,
+    }
+    if sasl:
+        assert settings.password is not None
+        config["sasl.mechanism"] = settings.sasl_mechanism
+        config["sasl.username"] = settings.username
+        config["sasl.password"] = settings.password.get_secret_value()
+    if protocol.endswith("SSL") and settings.ssl_ca:
+        config["ssl.ca.location"] = settings.ssl_ca
+    return config | extra
+
+
+def security_protocol(settings: KafkaSettings) -> str:
+    """The setting, or its default: a password never crosses a network unencrypted unless someone says so."""
+    if settings.security_protocol is not None:
+        return settings.security_protocol
+    if not settings.username:
+        return "PLAINTEXT"
+    hosts = [server.strip().rpartition("://")[2] for server in settings.bootstrap_servers.split(",") if server.strip()]
+    return "SASL_PLAINTEXT" if hosts and all(map(_is_loopback, hosts)) else "SASL_SSL"
+
+
+def _is_loopback(server: str) -> bool:
+    host = server.rpartition(":")[0].strip("[]") or server
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
