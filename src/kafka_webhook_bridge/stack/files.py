@@ -1,0 +1,81 @@
+"""Folders and files of the embedded servers: private, and with room to write."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from kafka_webhook_bridge.errors import StackError
+
+FREE_BYTES_MIN = 512 * 1024**2
+
+
+def make_folder(folder: Path, mode: int = 0o700) -> Path:
+    """The folder with exactly this mode, made where missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(mode)
+    except OSError as error:
+        raise StackError(
+            f"The folder {folder} cannot be made: {error.strerror}.", hint="Choose another with --dir."
+        ) from error
+    return folder
+
+
+def check_room(folder: Path, bytes_min: int = FREE_BYTES_MIN) -> None:
+    """Raises StackError when the disk under `folder` has less than `bytes_min` left."""
+    free = shutil.disk_usage(folder).free
+    if free < bytes_min:
+        raise StackError(
+            f"Only {free // 1024**2} MiB are free on the disk of {folder}; {bytes_min // 1024**2} MiB are needed.",
+            hint="Free some space, or choose a folder on another disk with --dir.",
+        )
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write whole or not at all, readable by the owner alone from the first byte on."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(name).replace(path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StackError(
+                f"The disk of {path.parent} is full.", hint="Free some space, or choose another folder with --dir."
+            ) from error
+        raise
+
+
+def secrets_of(path: Path, *names: str) -> dict[str, str]:
+    """The generated passwords kept in the private JSON file `path`; names that it lacks are added."""
+    try:
+        known = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError as error:
+        raise StackError(
+            f"{path} is damaged.", hint="Put it back from a copy, or begin anew with another --dir."
+        ) from error
+    missing = {name: secrets.token_urlsafe(24) for name in names if name not in known}
+    if missing:
+        write_private(path, json.dumps({**known, **missing}, indent=1) + "\n")
+    return {**known, **missing}
+
+
+@contextlib.contextmanager
+def lock(path: Path, message: str, hint: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold `path` alone; the kernel releases it whatever happens to us. Raises StackError when it is held."""
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise StackError(message, hint=hint) from None
+        yield

@@ -1,0 +1,58 @@
+"""TCP ports of the embedded servers, all on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+from pathlib import Path
+
+from kafka_webhook_bridge.errors import StackError
+
+LOOPBACK = "127.0.0.1"
+_LOWEST = 12_000
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` different ports that nobody listens on.
+
+    Taken below the range of outgoing connections: a client that keeps dialling a dead server on a port of that range
+    can be given the same port as its own and connect to itself, and then the server cannot come back.
+    """
+    found: list[int] = []
+    candidates = random.sample(range(_LOWEST, _outgoing_low()), 2_000)
+    for port in candidates:
+        if len(found) == count:
+            return found
+        if _is_free(port):
+            found.append(port)
+    raise StackError("There are no free ports on 127.0.0.1.", hint="End programs that listen on many ports.")
+
+
+def check_free(port: int, what: str, setting: str) -> None:
+    """Raises StackError that names the port, what it is for and the `setting` to change."""
+    if not _is_free(port):
+        raise StackError(
+            f"Port {port} for {what} is taken by another program.",
+            hint=f"End that program (`ss -ltnp 'sport = :{port}'` shows it), or set {setting} to another port.",
+        )
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As Java and PostgreSQL do: connections of the previous run that still linger are no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def _outgoing_low() -> int:
+    with contextlib.suppress(OSError, ValueError):
+        low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+        if low > _LOWEST + 2_000:
+            return low
+    return 32_768

@@ -1,0 +1,93 @@
+"""What every test may ask for: real servers, started once for the session on free ports in a folder of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from kafka_webhook_bridge.stack import Kafka, Stack
+from kafka_webhook_bridge.stack.files import write_private
+from kafka_webhook_bridge.stack.kafka import tool
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder that PostgreSQL can reach even when the tests run as root (pytest's tmp_path is closed)."""
+    with tempfile.TemporaryDirectory(prefix="kwb-test-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """One Kafka and one PostgreSQL. A test that stops a server starts it again."""
+    with tempfile.TemporaryDirectory(prefix="kwb-stack-") as name:
+        Path(name).chmod(0o711)
+        servers = Stack(Path(name) / "stack")
+        servers.start()
+        try:
+            yield servers
+        finally:
+            servers.destroy()
+
+
+@pytest.fixture
+def database(stack: Stack) -> Iterator[str]:
+    """URL of an empty database that belongs to the bridge's role; gone after the test."""
+    name = f"test_{secrets.token_hex(6)}"
+
+    async def run(sql: str) -> None:
+        connection = await asyncpg.connect(stack.postgres.admin_url)
+        try:
+            await connection.execute(sql)
+        finally:
+            await connection.close()
+
+    asyncio.run(run(f"CREATE DATABASE {name} OWNER kwb"))
+    yield stack.postgres.url.rpartition("/")[0] + f"/{name}"
+    asyncio.run(run(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def topic() -> str:
+    """A topic name of its own."""
+    return f"t-{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def java_consumer(folder: Path) -> Callable[..., bytes]:
+    """Kafka's own console consumer: what a stranger's Java client reads.
+
+    `java_consumer(kafka, topic, count)` → its output: `header:value,…<TAB>value<LF>` a record, from the earliest on.
+    Reads INTERNAL as the bridge, or with `user` and `password` PROXY with SCRAM. Raises on anything but success.
+    """
+
+    def run(kafka: Kafka, topic: str, count: int, *, user: str = "", password: str = "", timeout_s: int = 60) -> bytes:
+        module, mechanism = ("scram.Scram", "SCRAM-SHA-512") if user else ("plain.Plain", "PLAIN")
+        login = f'username="{user or kafka.username}" password="{password or kafka.password}"'
+        config = folder / "consumer.properties"
+        write_private(
+            config,
+            f"security.protocol=SASL_PLAINTEXT\nsasl.mechanism={mechanism}\n"
+            f"sasl.jaas.config=org.apache.kafka.common.security.{module}LoginModule required {login};\n",
+        )
+        done = subprocess.run(
+            tool(
+                "org.apache.kafka.tools.consumer.ConsoleConsumer",
+                "--bootstrap-server", kafka.proxy_bootstrap if user else kafka.bootstrap,
+                "--topic", topic, "--from-beginning", "--max-messages", str(count),
+                "--timeout-ms", str(timeout_s * 1000), "--command-config", str(config),
+                "--formatter-property", "print.headers=true",
+            ),
+            capture_output=True, timeout=timeout_s + 30, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    return run
