@@ -1,7 +1,7 @@
 """Metrics as typed names, counted in shared memory so that totals survive the death of a worker (rules.md 31).
 
     child   registry().counter("kwb_…").add() ──▶ a double in the child's segment (memfd, made by the supervisor)
-    supervisor                                     Exporter.collect(segments) ──▶ Prometheus text
+    supervisor                                     Exporter.collect_text(segments) ──▶ Prometheus text
 
 A segment is a value area of doubles and a key area. A key is written first and published after by moving the end mark,
 so a process killed between the two leaves nothing behind; a restarted child reads the keys and goes on counting.
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Literal, TypedDict, Unpack, cast, get_args
 
 import orjson
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -153,6 +153,8 @@ PROCESS_TABLE: Mapping[str, str] = {
 _ROWS = cast(Mapping[str, Row], TABLE)  # for keys read back from memory
 _COUNTERS: frozenset[str] = frozenset(get_args(CounterName))
 _GAUGES: frozenset[str] = frozenset(get_args(GaugeName))
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST  # of Exporter.collect_text
 
 SEGMENT_BYTES = 4 * 1024**2  # a memfd is sparse: only pages that were written take memory
 _MAGIC = 0x4B57424D31000000
