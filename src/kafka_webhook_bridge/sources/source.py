@@ -1,0 +1,47 @@
+"""A source: one configured sender, with everything about it resolved when the configuration loads."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from kafka_webhook_bridge.sources.basic import Credential
+    from kafka_webhook_bridge.sources.keys import KeyTemplate
+
+Format = Literal["raw", "cloudevents", "envelope"]
+Auth = Literal["basic", "none"]
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")  # use fullmatch
+RESERVED_NAMES = frozenset({"health"})
+DEFAULT_METHODS = ("POST", "PUT", "PATCH", "DELETE")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What the hot path needs of a sender. Compared by identity: a reload makes new ones.
+
+    `allow` is the value of the header Allow; `credentials` are digests, empty with `auth` none; `needs_json` tells that
+    the key or the format wants the body parsed; `rate_limit_per_second` is of the whole bridge (None: no limit);
+    `ce_source` is `/sources/<name>`; `default_type` is `webhook.<name>`, also as bytes for the record's header.
+    """
+
+    name: str
+    topic: str
+    methods: frozenset[bytes]
+    allow: bytes
+    body_bytes_max: int
+    auth: Auth
+    credentials: tuple[Credential, ...] = field(repr=False)
+    format: Format
+    key: KeyTemplate | None
+    needs_json: bool
+    content_encoding_opaque: bool
+    rate_limit_per_second: float | None
+    index_json: bool
+    ce_source: bytes
+    default_type: str
+    name_bytes: bytes
+    default_type_bytes: bytes
+    open: bool = False  # made by the open rule, not by bridge.yaml
