@@ -156,7 +156,7 @@ _GAUGES: frozenset[str] = frozenset(get_args(GaugeName))
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST  # of Exporter.collect_text
 
-SEGMENT_BYTES = 4 * 1024**2  # a memfd is sparse: only pages that were written take memory
+SEGMENT_BYTES = 8 * 1024**2  # a memfd is sparse: only pages that were written take memory
 _MAGIC = 0x4B57424D31000000
 _HEADER_BYTES = 64
 _SLOTS = 65_536
