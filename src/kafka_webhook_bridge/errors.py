@@ -8,6 +8,7 @@ Two kinds, one table each:
         SOURCES          no such source, method or room for a topic  404 405 429
         RECORD           Kafka could not take the encoded event      413
         DELIVER          no durable place answered in time           503
+        INTERNAL         a fault of the bridge itself                500
 
     KwbError           a failure told to an operator, raised: message, and what to do about it
         ConfigError      settings or bridge.yaml are wrong           exit 2
@@ -146,10 +147,15 @@ TOPIC_BLOCKED = Refusal(
     "A topic that vanished is never made anew by the bridge: create it, or choose another topic.", retry=True,
 )  # fmt: skip
 
+INTERNAL = Refusal(
+    "bridge.fault", 500, "Internal Server Error", "The bridge has a fault and did not accept the event.",
+    "The log holds the traceback; please report it.", close=True,
+)  # fmt: skip
+
 REFUSALS: dict[str, Refusal] = _table(
     MALFORMED, FRAMING, HOST, TARGET, HEADER_TIMEOUT, BODY_TIMEOUT, BODY_TOO_LARGE, URL_TOO_LONG,
     CONTENT_ENCODING, EXPECTATION, HEADERS_TOO_LARGE, UNAUTHORIZED, BACK_OFF, UNKNOWN_SOURCE, TOPICS_MAX,
-    METHOD, RATE_LIMIT, RECORD_TOO_LARGE, NOT_DURABLE, KAFKA_REFUSED, QUEUE_FULL, IN_FLIGHT, TOPIC_BLOCKED,
+    METHOD, RATE_LIMIT, RECORD_TOO_LARGE, NOT_DURABLE, KAFKA_REFUSED, QUEUE_FULL, IN_FLIGHT, TOPIC_BLOCKED, INTERNAL,
 )  # fmt: skip
 
 

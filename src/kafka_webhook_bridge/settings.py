@@ -154,6 +154,20 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class StackSettings:
+    """The embedded servers of `kwb up`, all on 127.0.0.1. A port 0 takes a free one."""
+
+    folder: str = setting(".kwb", "Folder of the servers' data, logs and credentials.")
+    cache_folder: str = setting("", "Folder that keeps Kafka's jars. Empty: ~/.cache/kafka-webhook-bridge.")
+    kafka_controller_port: int = setting(9093, "Kafka's CONTROLLER listener, its own.", low=0, high=65535)
+    kafka_internal_port: int = setting(9094, "Kafka's INTERNAL listener, for the bridge.", low=0, high=65535)
+    kafka_broker_port: int = setting(9095, "Kafka's BROKER listener, between brokers.", low=0, high=65535)
+    kafka_proxy_port: int = setting(9096, "Kafka's PROXY listener, for outside consumers.", low=0, high=65535)
+    kafka_heap_bytes_max: int = setting(512 * 1024**2, "Heap of Kafka's process.", low=128 * 1024**2)
+    postgres_port: int = setting(15432, "PostgreSQL, beside one that may run already.", low=0, high=65535)
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All rooms. Build it with `load_settings`."""
 
@@ -165,6 +179,7 @@ class Settings:
     archive: ArchiveSettings
     management: ManagementSettings
     log: LogSettings
+    stack: StackSettings = StackSettings()
 
 
 ROOMS: dict[str, type] = {
@@ -176,6 +191,7 @@ ROOMS: dict[str, type] = {
     "archive": ArchiveSettings,
     "management": ManagementSettings,
     "log": LogSettings,
+    "stack": StackSettings,
 }
 
 # Read by the test harness alone, so unknown to the docs (rules.md 33).
@@ -227,6 +243,16 @@ def load_settings_with_origin(
     environ: Mapping[str, str] | None = None, **overrides: Any
 ) -> tuple[Settings, dict[str, str]]:
     """As `load_settings`; also where each value came from: `room.name` → `default`, `command line` or a variable."""
+    settings, origin, problems = check_settings(environ, **overrides)
+    if problems:
+        raise ConfigError(problems)
+    return settings, origin
+
+
+def check_settings(
+    environ: Mapping[str, str] | None = None, **overrides: Any
+) -> tuple[Settings, dict[str, str], list[Problem]]:
+    """Settings, origins and problems; a faulty value is left at its default, so that more can be checked."""
     environ = os.environ if environ is None else environ
     problems: list[Problem] = []
     values: dict[str, dict[str, Any]] = {room: {} for room in ROOMS}
@@ -251,9 +277,39 @@ def load_settings_with_origin(
         if name.startswith("KWB_") and name not in known and name not in HARNESS_NAMES:
             near = difflib.get_close_matches(name, known, 1)
             problems.append(Problem(name, "no such setting" + (f"; did you mean {near[0]}?" if near else "")))
-    if problems:
-        raise ConfigError(problems)
-    return Settings(**{room: cls(**values[room]) for room, cls in ROOMS.items()}), origin
+    return Settings(**{room: cls(**values[room]) for room, cls in ROOMS.items()}), origin, problems
+
+
+def environment() -> dict[str, str]:
+    """A copy of the environment, to be changed for a child process."""
+    return dict(os.environ)
+
+
+def harness_fd() -> int | None:
+    """Descriptor of the page by which a test harness moves the clock; None outside tests (rules.md 33)."""
+    text = os.environ.get("KWB_HARNESS_FD")
+    return int(text) if text else None
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """This environment for a child process, with the plain values that the command line changed."""
+    changed = {
+        row.env: str(value)
+        for row in rows()
+        if row.type in (int, float, str, bool)
+        and (value := getattr(getattr(settings, row.room), row.name)) != row.default
+    }
+    return {**os.environ, **changed}
+
+
+_INLINE = re.compile(r"\s*(\{|[A-Za-z_]+:(\s|$))")
+
+
+def read_configuration(config: str) -> tuple[str, str]:
+    """Name and text of what KWB_CONFIG gives: a path, or the YAML itself. Raises OSError, UnicodeDecodeError."""
+    if "\n" in config or _INLINE.match(config):
+        return "KWB_CONFIG", config
+    return config, Path(config).read_text(encoding="utf-8")
 
 
 def read_secret(text: str) -> str:

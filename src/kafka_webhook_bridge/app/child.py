@@ -1,0 +1,196 @@
+"""One child process: `python -m kafka_webhook_bridge.app.child ingest|worker`, started by the supervisor.
+
+Descriptors come by number (`--metrics-fd`, `--control-fd`, `--listen-fd`), secrets by the environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import mmap
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import uvloop
+
+from kafka_webhook_bridge.app.control import Channel
+from kafka_webhook_bridge.archive.archiver import Archiver
+from kafka_webhook_bridge.archive.retention import Retention
+from kafka_webhook_bridge.errors import ConfigError, KwbError
+from kafka_webhook_bridge.ingest.server import IngestServer
+from kafka_webhook_bridge.observability import health, logs, metrics
+from kafka_webhook_bridge.settings import Settings, harness_fd, load_settings
+from kafka_webhook_bridge.sources.config import SourceTable, load_sources
+from kafka_webhook_bridge.store.pool import Store
+
+_STATUS_S = 0.5
+_PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def die_with_parent() -> None:
+    """A supervisor that was killed takes its children along; they drain first."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def make_clock() -> Callable[[], float]:
+    """Monotonic seconds. A test harness that started this process may move them by a shared double (rules.md 33)."""
+    fd = harness_fd()
+    if fd is None:
+        return time.monotonic
+    offset = memoryview(mmap.mmap(fd, mmap.PAGESIZE)).cast("d")
+    return lambda: time.monotonic() + offset[0]
+
+
+class Database:
+    """Opens the store in the background and says why it cannot be used."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.store = Store(settings.store) if settings.store.url is not None else None
+        self._reason: str | None = "DATABASE_URL is not set" if self.store is None else "not connected yet"
+
+    def reason(self) -> str | None:
+        return self._reason
+
+    async def watch(self) -> None:
+        """Ask once a second; the reason is what health tells."""
+        while self.store is not None:
+            try:
+                await self.store.ping()
+                self._reason = None
+            except KwbError as error:
+                self._reason = error.message
+            await asyncio.sleep(1.0)
+
+
+async def _serve_until_told(
+    channel: Channel, parts: Callable[[], list[health.Part]], reload: Callable[[], None]
+) -> None:
+    """Report health until SIGTERM, `drain`, or the end of the supervisor."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, told.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is the supervisor's business
+    loop.add_signal_handler(signal.SIGHUP, reload)
+
+    async def listen() -> None:
+        while not told.is_set():
+            message = await channel.hear()
+            if message is None or message.get("do") == "drain":
+                told.set()
+
+    async def report() -> None:
+        while True:
+            channel.tell_parts(parts())
+            await asyncio.sleep(_STATUS_S)
+
+    tasks = [asyncio.create_task(listen()), asyncio.create_task(report())]
+    await told.wait()
+    for task in tasks:
+        task.cancel()
+
+
+def _reload(use: Callable[[SourceTable], None]) -> None:
+    """SIGHUP: hand over the configuration as it is now, unless it is wrong."""
+    log = logs.get_logger("config")
+    try:
+        use(load_sources(load_settings()))
+    except ConfigError as error:
+        log.error("configuration not reloaded; the old one stays", problems=[str(p) for p in error.problems])
+    else:
+        log.info("configuration reloaded")
+
+
+async def _ingest(settings: Settings, control: socket.socket, listener: socket.socket) -> None:
+    channel = await Channel.over(control)
+    database = Database(settings)
+    records = database.store.topics if database.store is not None else None
+    server = IngestServer(settings, load_sources(settings), listener, records, database.reason, make_clock())
+    watch = asyncio.create_task(database.watch())
+    await server.start()
+
+    await _serve_until_told(channel, server.parts, lambda: _reload(server.reload))
+    await server.drain()
+    watch.cancel()
+    if database.store is not None:
+        await database.store.close()
+
+
+async def _worker(settings: Settings, control: socket.socket) -> None:
+    log = logs.get_logger("worker")
+    channel = await Channel.over(control)
+    database = Database(settings)
+    store = database.store
+    stop = asyncio.Event()
+    tasks: list[asyncio.Task[None]] = []
+    sources = load_sources(settings)
+    if store is not None:
+        archiver = Archiver(settings, store, sources)
+        retention = Retention(settings, store)
+        tasks = [asyncio.create_task(room.run(stop), name=name) for name, room in
+                 (("archiver", archiver), ("retention", retention))]  # fmt: skip
+    died = asyncio.Event()
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not stop.is_set():
+            log.error("background task ended", task=task.get_name(), exc_info=task.exception())
+            died.set()
+
+    for task in tasks:
+        task.add_done_callback(ended)
+    watch = asyncio.create_task(database.watch())
+
+    def parts() -> list[health.Part]:
+        reason = database.reason()
+        return [health.Part("postgres", "unavailable" if reason else "ready", reason or "")]
+
+    use = archiver.use if store is not None else lambda _: None
+    serving = asyncio.create_task(_serve_until_told(channel, parts, lambda: _reload(use)))
+    dying = asyncio.create_task(died.wait())
+    await asyncio.wait({serving, dying}, return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    watch.cancel()
+    if store is not None:
+        await store.close()
+    if died.is_set():
+        raise SystemExit(1)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run one child to its end. Exit 0 after a drain, 2 when the configuration is wrong, 1 otherwise."""
+    parser = argparse.ArgumentParser(prog="kwb-child")
+    parser.add_argument("role", choices=("ingest", "worker"))
+    parser.add_argument("--slot", type=int, default=0)
+    parser.add_argument("--metrics-fd", type=int, required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int)
+    args = parser.parse_args(argv)
+    die_with_parent()
+    try:
+        settings = load_settings()
+        logs.configure(settings.log, f"{args.role}-{args.slot}" if args.role == "ingest" else args.role)
+        metrics.attach(args.metrics_fd)
+        control = socket.socket(fileno=args.control_fd)
+        run: Coroutine[Any, Any, None]
+        if args.role == "ingest":
+            run = _ingest(settings, control, socket.socket(fileno=args.listen_fd))
+        else:
+            run = _worker(settings, control)
+        uvloop.run(run)
+    except KwbError as error:
+        logs.get_logger(args.role).error("cannot run", error=error.message, hint=error.hint)
+        logs.close()
+        sys.exit(error.exit_code)
+    finally:
+        logs.close()
+    os._exit(0)  # librdkafka's threads may still wait for a cluster that is away; nothing is left to be done
+
+
+if __name__ == "__main__":
+    main()

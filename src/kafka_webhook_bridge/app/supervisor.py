@@ -1,0 +1,238 @@
+"""The supervisor of one `kwb serve`: ports, children, metrics, health, reload and drain (rules.md 23, 31)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from kafka_webhook_bridge.app.control import Channel
+from kafka_webhook_bridge.console.management import Management
+from kafka_webhook_bridge.errors import ConfigError, UsageError
+from kafka_webhook_bridge.ingest.server import tls_context
+from kafka_webhook_bridge.observability import health, logs, metrics
+from kafka_webhook_bridge.settings import IngestSettings, Settings, child_environment, load_settings
+from kafka_webhook_bridge.sources.config import load_sources
+
+Role = Literal["all", "ingest", "worker"]
+ChildRole = Literal["ingest", "worker"]
+
+_BACKLOG = 2048
+_BACK_OFF_S = (0.1, 5.0)
+_STEADY_S = 10.0  # a child that lived so long starts anew without delay
+_STOP_MARGIN_S = 12.0  # beyond the drain: the producers' last reports
+
+
+def listen(settings: IngestSettings) -> list[socket.socket]:
+    """One listening socket per worker slot, all on one port. Raises UsageError when the port is taken.
+
+    The port is first bound alone: with SO_REUSEPORT the kernel would let a second bridge share it unnoticed.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    port = settings.port
+    try:
+        if not settings.share_port:
+            with socket.socket(family, socket.SOCK_STREAM) as alone:
+                alone.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                alone.bind((settings.host, port))
+                alone.listen()
+                port = alone.getsockname()[1]
+        sockets = []
+        for _ in range(settings.workers):
+            slot = socket.socket(family, socket.SOCK_STREAM)
+            slot.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            slot.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            slot.bind((settings.host, port))
+            slot.listen(_BACKLOG)
+            port = slot.getsockname()[1]
+            sockets.append(slot)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot listen on {settings.host}:{port}: {error.strerror}.",
+            hint="Stop what uses the port, or choose another by KWB_INGEST_PORT or --port.",
+        ) from error
+    return sockets
+
+
+@dataclass(slots=True)
+class Child:
+    """One process and what outlives it: its slot, its metrics and its socket."""
+
+    role: ChildRole
+    slot: int
+    segment: metrics.Segment
+    listener: socket.socket | None = None
+    process: subprocess.Popen[bytes] | None = None
+    channel: Channel | None = None
+    parts: list[health.Part] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}-{self.slot}" if self.role == "ingest" else self.role
+
+
+class Supervisor:
+    """Runs the children of a role until SIGTERM or SIGINT."""
+
+    def __init__(self, settings: Settings, role: Role) -> None:
+        self._settings = settings
+        self._log = logs.get_logger("supervisor")
+        self._stopping = asyncio.Event()
+        self._exporter = metrics.Exporter()
+        self._children: list[Child] = []
+        if role in ("all", "ingest"):
+            for slot, sock in enumerate(listen(settings.ingest)):
+                self._children.append(Child("ingest", slot, metrics.Segment.create(), sock))
+        if role in ("all", "worker"):
+            self._children.append(Child("worker", 0, metrics.Segment.create()))
+        self._management = Management(settings.management, self._metrics, self._health)
+
+    async def run(self) -> int:
+        """Exit status: 0 after a drain, 1 when a child did not stop in time."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        port = await self._management.start()
+        listeners = [child.listener for child in self._children if child.listener is not None]
+        ingest = listeners[0].getsockname()[:2] if listeners else None
+        self._log.info(
+            "serving",
+            ingest=f"{ingest[0]}:{ingest[1]}" if ingest else None,
+            management=f"{self._settings.management.host}:{port}",
+            children=[child.name for child in self._children],
+        )
+        keepers = {child.name: asyncio.create_task(self._keep(child)) for child in self._children}
+        await self._stopping.wait()
+        self._log.info("draining")
+        # First the ingest processes, so that what they accept last is still archived.
+        clean = await self._stop([c for c in self._children if c.role == "ingest"], keepers)
+        clean &= await self._stop([c for c in self._children if c.role == "worker"], keepers)
+        await self._management.stop()
+        self._log.info("stopped", clean=clean)
+        return 0 if clean else 1
+
+    async def _stop(self, children: list[Child], keepers: dict[str, asyncio.Task[None]]) -> bool:
+        for child in children:
+            # The child's own copy stays open until its accept queue is empty; ours would keep the port alive.
+            if child.listener is not None:
+                child.listener.close()
+            if child.channel is not None:
+                child.channel.tell({"do": "drain"})
+            elif child.process is not None:
+                child.process.terminate()
+        limit_s = self._settings.ingest.drain_timeout_ms / 1000 + _STOP_MARGIN_S
+        tasks = [keepers[child.name] for child in children]
+        if not tasks:
+            return True
+        _, late = await asyncio.wait(tasks, timeout=limit_s)
+        for child in children:
+            if child.process is not None and child.process.poll() is None:
+                self._log.error("child did not stop in time", child=child.name)
+                child.process.kill()
+        for task in late:
+            task.cancel()
+        return not late
+
+    async def _keep(self, child: Child) -> None:
+        """Start the child, and again whenever it dies."""
+        wait_s = _BACK_OFF_S[0]
+        loop = asyncio.get_running_loop()
+        restarts = metrics.registry().counter("kwb_worker_restarts_total", role=child.role)
+        while True:
+            begun = loop.time()
+            code = await self._run_once(child)
+            child.parts = [health.Part(child.name, "unavailable", "restarting")]
+            if self._stopping.is_set():
+                return
+            restarts.add()
+            wait_s = _BACK_OFF_S[0] if loop.time() - begun > _STEADY_S else min(wait_s * 2, _BACK_OFF_S[1])
+            self._log.error("child died", child=child.name, status=code, restart_in_ms=round(wait_s * 1000))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
+            if self._stopping.is_set():
+                return
+
+    async def _run_once(self, child: Child) -> int:
+        ours, theirs = socket.socketpair()
+        fds = [child.segment.fd, theirs.fileno()]
+        arguments = ["--slot", str(child.slot), "--metrics-fd", str(fds[0]), "--control-fd", str(fds[1])]
+        if child.listener is not None:
+            fds.append(child.listener.fileno())
+            arguments += ["--listen-fd", str(fds[2])]
+        harness = child_environment(self._settings)
+        if "KWB_HARNESS_FD" in harness:
+            fds.append(int(harness["KWB_HARNESS_FD"]))
+        child.process = subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-m", "kafka_webhook_bridge.app.child", child.role, *arguments],
+            env=harness, pass_fds=fds, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        theirs.close()
+        child.channel = await Channel.over(ours)
+        while (message := await child.channel.hear()) is not None:
+            child.parts = [health.Part(**part) for part in message.get("parts", [])]
+        code = await asyncio.to_thread(child.process.wait)
+        child.channel.close()
+        child.channel = None
+        return code
+
+    def _reload(self) -> None:
+        try:
+            load_sources(load_settings())
+        except ConfigError as error:
+            self._log.error("configuration not reloaded; the old one stays", problems=[str(p) for p in error.problems])
+            return
+        for child in self._children:
+            if child.process is not None and child.process.poll() is None and child.parts:
+                child.process.send_signal(signal.SIGHUP)
+
+    def _metrics(self) -> bytes:
+        segments = [metrics.registry().segment, *(child.segment for child in self._children)]
+        pids = {c.name: c.process.pid for c in self._children if c.process is not None and c.process.poll() is None}
+        return self._exporter.collect_text(segments, pids)
+
+    def _health(self) -> tuple[int, dict[str, Any]]:
+        parts = [part for child in self._children for part in child.parts]
+        if not parts:
+            parts = [health.Part("bridge", "unavailable", "starting", durable=True)]
+        if not any(child.role == "ingest" for child in self._children):
+            # A worker accepts nothing, so it needs no durable place to be ready.
+            parts = [health.Part(p.name, p.status, p.reason, durable=True) for p in parts]
+        return health.summarise(parts, self._stopping.is_set())
+
+
+def serve(settings: Settings, role: Role) -> int:
+    """Run until told to stop; the exit status. Raises ConfigError or UsageError before anything was started."""
+    sources = load_sources(settings)
+    problems = _needs(settings, role, has_sources=bool(sources.all()) or sources.open_rule)
+    if problems:
+        raise UsageError(" ".join(problems), hint="`kwb config show` lists every setting; `kwb up` sets them all.")
+    try:
+        tls_context(settings.ingest)
+    except OSError as error:
+        raise UsageError(f"Cannot use the certificate {settings.ingest.tls_cert}: {error}.") from error
+    logs.configure(settings.log, "supervisor")
+
+    async def run() -> int:
+        return await Supervisor(settings, role).run()
+
+    try:
+        return asyncio.run(run())
+    finally:
+        logs.close()
+
+
+def _needs(settings: Settings, role: Role, *, has_sources: bool) -> list[str]:
+    missing = []
+    if not settings.kafka.bootstrap_servers:
+        missing.append("KAFKA_BOOTSTRAP_SERVERS is not set.")
+    if role == "worker" and settings.store.url is None:
+        missing.append("DATABASE_URL is not set, and the worker has nothing to do without it.")
+    if not has_sources:
+        missing.append("There are no sources: set KWB_CONFIG to a bridge.yaml, or KWB_BRIDGE_OPEN_RULE=true.")
+    return missing

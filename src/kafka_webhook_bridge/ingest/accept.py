@@ -1,0 +1,404 @@
+"""The edge of one process: who may send what (admit), and from a complete request to its delivery (accept).
+
+Everything per source is resolved once, into a Route. Accounting (rules.md 17): every request whose headers were
+read counts as received and then as exactly one of acked, rejected (4xx), refused (5xx) or aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+from typing import Any, Literal
+
+from kafka_webhook_bridge import errors
+from kafka_webhook_bridge.errors import Refusal
+from kafka_webhook_bridge.body import NOT_JSON, parse_json
+from kafka_webhook_bridge.event import Record, Request
+from kafka_webhook_bridge.formats import encode, record_bytes
+from kafka_webhook_bridge.ingest import responses
+from kafka_webhook_bridge.ingest.auth import Logins, verify
+from kafka_webhook_bridge.ingest.deliver import Deliver, Pending
+from kafka_webhook_bridge.ingest.limits import FailedLogins, TokenBucket, TrustedProxies
+from kafka_webhook_bridge.ingest.protocol import Connection, Incoming
+from kafka_webhook_bridge.ingest.topics import Topics
+from kafka_webhook_bridge.observability import logs, metrics
+from kafka_webhook_bridge.settings import IngestSettings, Settings
+from kafka_webhook_bridge.sources.config import SourceTable
+from kafka_webhook_bridge.sources.source import NAME, RESERVED_NAMES, Source
+
+_SWEEP_S = 0.25
+_PARSED_ON_LOOP_BYTES_MAX = 32 * 1024  # bodies that are parsed and larger go to a thread (rules.md 28)
+_HASHED_ON_LOOP_BYTES_MAX = 512 * 1024  # SHA-256 of more would hold the loop for about a millisecond
+_ROUTES_MAX = 20_000
+_REFUSED_BODY_BYTES_MAX = 65_536  # of health and unknown sources: read, dropped
+
+Health = Callable[[], tuple[int, dict[str, Any]]]
+Admission = tuple["Route | None", Refusal | None, int]
+
+
+class Route:
+    """A source with the handles that its requests need."""
+
+    __slots__ = (
+        "_outcomes", "acked", "bucket", "events", "logins", "name", "off_loop_bytes", "received", "source", "topic",
+    )  # fmt: skip
+
+    def __init__(self, source: Source, workers: int, now: float) -> None:
+        self.source = source
+        self.name = source.name.encode()
+        self.topic = source.topic.encode()
+        self.logins = Logins(source)
+        per_second = source.rate_limit_per_second
+        self.bucket = None if per_second is None else TokenBucket(per_second / workers, now)
+        self.off_loop_bytes = _PARSED_ON_LOOP_BYTES_MAX if source.needs_json else _HASHED_ON_LOOP_BYTES_MAX
+        registry = metrics.registry()
+        self.received = registry.counter("kwb_requests_received_total", source=source.name)
+        self.acked = registry.counter("kwb_requests_acked_total", source=source.name, stored="kafka")
+        self.events = registry.counter("kwb_events_total", source=source.name, path="direct")
+        self._outcomes: dict[str, metrics.Cell] = {}
+
+    def refused(self, refusal: Refusal) -> None:
+        """Count a 4xx as rejected and a 5xx as refused."""
+        cell = self._outcomes.get(refusal.code)
+        if cell is None:
+            cell = self._outcomes[refusal.code] = _outcome(self.source.name, refusal)
+        cell.add()
+
+
+def _outcome(source: str, refusal: Refusal) -> metrics.Cell:
+    registry = metrics.registry()
+    if refusal.status >= 500:
+        return registry.counter("kwb_requests_refused_total", source=source, code=refusal.code)
+    return registry.counter("kwb_requests_rejected_total", source=source, code=refusal.code)
+
+
+class Edge:
+    """What all connections of one process share. Belongs to one loop.
+
+    `clock` gives monotonic seconds; tests move it (rules.md 33). `health` makes the answer of /health/ready.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        sources: SourceTable,
+        topics: Topics,
+        health: Health,
+        clock: Callable[[], float],
+        *,
+        record_bytes_max: int,
+    ) -> None:
+        s: IngestSettings = settings.ingest
+        self.clock = clock
+        self.log = logs.get_logger("ingest")
+        self.header_timeout_s = s.header_timeout_ms / 1000
+        self.body_timeout_s = s.body_timeout_ms / 1000
+        self.keep_alive_s = s.keep_alive_ms / 1000
+        self.url_bytes_max = s.url_bytes_max
+        self.header_lines_max = s.header_lines_max
+        self.header_bytes_max = s.header_bytes_max
+        # The request line with its target, the headers with their line ends, and one read of the transport beyond.
+        self.head_bytes_max = s.url_bytes_max + s.header_bytes_max + 4 * s.header_lines_max
+        self.pipelined_max = s.pipelined_max
+        self.draining = False
+        self.proxies = TrustedProxies(s.trusted_proxies or sources.trusted_proxies)
+        self.topics = topics
+        self.deliver = Deliver(
+            settings.deliver.kafka_wait_ms, clock, acked=self._acked, failed=self._failed, topic_missing=self._missing
+        )
+        self._health = health
+        self._workers = s.workers
+        self._connections: set[Connection] = set()
+        self._connections_max = max(1, s.connections_max // s.workers)
+        self._in_flight_bytes = 0
+        self._in_flight_bytes_max = s.in_flight_bytes_max // s.workers
+        self._record_bytes_max = record_bytes_max
+        self._log_every = settings.log.accepted_every
+        self._logged = 0
+        self._failed_logins = FailedLogins(max(1, s.failed_logins_max // s.workers))
+        self._pool = ThreadPoolExecutor(2, "encode")
+        self._loop = asyncio.get_running_loop()
+        registry = metrics.registry()
+        self._unknown = registry.counter("kwb_requests_received_total", source=metrics.UNKNOWN_SOURCE)
+        self._unknown_outcomes: dict[str, metrics.Cell] = {}
+        self._aborted = registry.counter("kwb_requests_aborted_total")
+        self._auth_failures = registry.counter("kwb_auth_failures_total")
+        self._body_bytes = registry.counter("kwb_body_bytes_total")
+        self._seconds = registry.histogram("kwb_request_seconds")
+        self._gauges = (
+            (registry.gauge("kwb_connections"), lambda: len(self._connections)),
+            (registry.gauge("kwb_in_flight_bytes"), lambda: self._in_flight_bytes),
+            (registry.gauge("kwb_in_flight_requests"), lambda: len(self.deliver)),
+        )
+        self._slow = {
+            phase: registry.counter("kwb_slow_closed_total", phase=phase) for phase in ("header", "body", "idle")
+        }
+        self.use(sources)
+        self._second = -1
+        self._sweep()
+
+    def use(self, sources: SourceTable) -> None:
+        """Take a configuration; requests under way keep the one they began with."""
+        self._sources = sources
+        now = self.clock()
+        self._routes = {s.name.encode(): Route(s, self._workers, now) for s in sources.all()}
+        self._health_routes = {
+            b"/health": self._live,
+            b"/health/live": self._live,
+            b"/health/ready": self._health,
+        }
+        self.topics.use(sources.all())
+
+    # ── admission, at the end of the headers ──────────────────────────────────────────────────────────────────────
+
+    def admit(
+        self,
+        method: bytes,
+        target: bytes,
+        login: bytes | None,
+        encoding: bytes | None,
+        size: int | None,
+        sender: str,
+        version: str,
+    ) -> Admission:
+        """The route of a request, why it is refused (None: it is not), and how long its body may be (bytes).
+
+        `size` is the announced length, None when chunked or absent. Nothing of the body has been kept yet.
+        """
+        path = target.partition(b"?")[0]
+        name = path[1:].partition(b"/")[0]
+        route = self._routes.get(name)
+        if route is None:
+            if path in self._health_routes and name == b"health":
+                return None, None, _REFUSED_BODY_BYTES_MAX
+            found = self._open(name)
+            if isinstance(found, Refusal):
+                self._unknown.add()
+                return None, found, _REFUSED_BODY_BYTES_MAX
+            route = found
+        route.received.add()
+        source = route.source
+        body_max = source.body_bytes_max
+        if method not in source.methods:
+            return route, errors.METHOD, body_max
+        if not route.logins.right(login):
+            self._auth_failures.add()
+            wait_s = self._failed_logins.failed(sender, self.clock())
+            return route, errors.UNAUTHORIZED if wait_s is None else errors.BACK_OFF, body_max
+        if encoding is not None and not source.content_encoding_opaque and encoding.strip().lower() != b"identity":
+            return route, errors.CONTENT_ENCODING, body_max
+        if size is not None and size > body_max:
+            return route, errors.BODY_TOO_LARGE, body_max
+        if size is not None and self._in_flight_bytes + size > self._in_flight_bytes_max:
+            return route, errors.IN_FLIGHT, body_max
+        if route.bucket is not None and not route.bucket.take(self.clock()):
+            return route, errors.RATE_LIMIT, body_max
+        return route, None, body_max
+
+    def _open(self, name: bytes) -> Route | Refusal:
+        if not self._sources.open_rule or len(name) > 100:
+            return errors.UNKNOWN_SOURCE
+        text = name.decode("latin-1")
+        if NAME.fullmatch(text) is None or text in RESERVED_NAMES:
+            return errors.UNKNOWN_SOURCE
+        if len(self._routes) >= _ROUTES_MAX:
+            return errors.TOPICS_MAX
+        # Not kept before a login was right: strangers could fill the table with names.
+        return Route(self._sources.open_source(text), self._workers, self.clock())
+
+    # ── a complete request ────────────────────────────────────────────────────────────────────────────────────────
+
+    def accept(self, connection: Connection, incoming: Incoming) -> None:
+        """Verify, encode and deliver; the connection is answered now or by a later callback."""
+        route = incoming.route
+        target = incoming.target
+        path, mark, query = target.partition(b"?")
+        if route is None:
+            head = incoming.method == b"HEAD"
+            status, body = self._health_routes[path]()
+            connection.answer(responses.json(status, body, date=self.date, close=not incoming.keep_alive, head=head))
+            return
+        self._body_bytes.add(len(incoming.body))
+        request = Request(
+            incoming.method, path, query if mark else None, incoming.headers, incoming.body, incoming.peer
+        )
+        if len(incoming.body) <= route.off_loop_bytes:
+            self._encoded(connection, incoming, route, make_record(request, route.source))
+            return
+        task = self._loop.run_in_executor(self._pool, make_record, request, route.source)
+        task.add_done_callback(lambda done: self._encoded_off_loop(connection, incoming, route, done))
+
+    def _encoded_off_loop(
+        self, connection: Connection, incoming: Incoming, route: Route, done: asyncio.Future[Record]
+    ) -> None:
+        if done.cancelled() or done.exception() is not None:
+            self.log.error("fault in encoding", exc_info=None if done.cancelled() else done.exception())
+            connection.refuse(errors.INTERNAL)
+            return
+        self._encoded(connection, incoming, route, done.result())
+
+    def _encoded(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
+        if len(record.value) + 32_768 > self._record_bytes_max and record_bytes(record) > self._record_bytes_max:
+            connection.refuse(errors.RECORD_TOO_LARGE, event_id=record.event_id)
+        elif record.topic in self.topics.ready:
+            self.deliver.submit(record, connection, route, incoming.last_byte)
+        else:
+            self._wait_for_topic(connection, incoming, route, record)
+
+    def _wait_for_topic(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
+        """First use of a topic. The deadline of the request holds here too."""
+        answered = False
+
+        def ready(refusal: Refusal | None) -> None:
+            nonlocal answered
+            timer.cancel()
+            if answered:
+                return
+            answered = True
+            if refusal is not None:
+                connection.refuse(refusal, event_id=record.event_id)
+                return
+            # Making the topic does not count as waiting for Kafka (rules.md 10), but 2 s is the end of all patience.
+            if route.source.open:
+                self._routes.setdefault(route.name, route)
+            self.deliver.submit(record, connection, route, incoming.last_byte)
+
+        def late() -> None:
+            ready(errors.NOT_DURABLE)
+
+        left = incoming.last_byte + self.deliver.wait_s - self.clock()
+        timer = self._loop.call_later(max(0.0, left), late)
+        self.topics.ensure(route.source, ready)
+
+    def _acked(self, pending: Pending) -> None:
+        connection = pending.connection
+        if connection.gone:
+            return  # counted as aborted when the connection ended
+        route = pending.route
+        route.acked.add()
+        incoming = connection.current
+        self._seconds.observe(self.clock() - incoming.last_byte)
+        close = self.draining or not incoming.keep_alive
+        connection.answer(
+            responses.receipt(
+                pending.event_id.encode(), route.name, b"kafka", route.topic, pending.sha256.encode(), self.date, close
+            ),
+            close,
+        )
+        if self._log_every:
+            self._logged += 1
+            if self._logged % self._log_every == 0:
+                self.log.info("request accepted", source=route.source.name, event_id=pending.event_id)
+
+    def _failed(self, pending: Pending, refusal: Refusal, reason: str) -> None:
+        if not pending.connection.gone:
+            pending.connection.refuse(refusal, event_id=pending.event_id, reason=reason)
+
+    def _missing(self, topic: str) -> None:
+        self.topics.block(topic, "UNKNOWN_TOPIC")
+
+    def refused(
+        self,
+        refusal: Refusal,
+        method: bytes,
+        target: bytes,
+        route: Route | None,
+        peer: str,
+        *,
+        last_byte: float,
+        close: bool,
+        event_id: str | None = None,
+        reason: str = "",
+    ) -> bytes:
+        """Count and log a refusal; the bytes that answer it."""
+        source = metrics.UNKNOWN_SOURCE
+        if route is not None:
+            source = route.source.name
+            route.refused(refusal)
+        else:
+            cell = self._unknown_outcomes.get(refusal.code)
+            if cell is None:
+                cell = self._unknown_outcomes[refusal.code] = _outcome(source, refusal)
+            cell.add()
+        now = self.clock()
+        self._seconds.observe(now - last_byte)
+        logs.request_refused(
+            self.log, refusal, source=source, method=method, path=target.partition(b"?")[0], peer=peer,
+            event_id=event_id, ms=(now - last_byte) * 1000, reason=reason,
+        )  # fmt: skip
+        retry_after_s = None
+        if refusal is errors.RATE_LIMIT and route is not None and route.bucket is not None:
+            retry_after_s = route.bucket.wait_s()
+        return responses.refusal(
+            refusal, date=self.date, close=close, event_id=event_id, head=method == b"HEAD",
+            allow=b"" if route is None else route.source.allow, retry_after_s=retry_after_s,
+        )  # fmt: skip
+
+    # ── what the connections report ───────────────────────────────────────────────────────────────────────────────
+
+    def opened(self, connection: Connection) -> bool:
+        """False when there are too many connections; the others go on."""
+        self._connections.add(connection)
+        return len(self._connections) <= self._connections_max
+
+    def closed(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+
+    def received_unknown(self) -> None:
+        self._unknown.add()
+
+    def aborted(self, requests: int) -> None:
+        self._aborted.add(requests)
+
+    def slow_closed(self, phase: Literal["header", "body", "idle"]) -> None:
+        self._slow[phase].add()
+
+    def hold(self, size: int) -> bool:
+        """Reserve memory for bytes of a body. False, and nothing reserved, when there is no more."""
+        held = self._in_flight_bytes + size
+        if held > self._in_flight_bytes_max:
+            return False
+        self._in_flight_bytes = held
+        return True
+
+    def release(self, size: int) -> None:
+        self._in_flight_bytes -= size
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    def finish(self) -> None:
+        """Let go every connection that waits for nothing; the others close after their answer."""
+        for connection in list(self._connections):
+            connection.finish()
+
+    def close(self) -> None:
+        self._timer.cancel()
+        self.deliver.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _sweep(self) -> None:
+        now = self.clock()
+        for connection in [c for c in self._connections if c.deadline < now]:
+            connection.expire()
+        for gauge, read in self._gauges:
+            gauge.set(read())
+        second = int(self._loop.time())
+        if second != self._second:
+            self._second = second
+            self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
+        self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
+
+    def _live(self) -> tuple[int, dict[str, Any]]:
+        return 200, {"status": "live"}
+
+
+def make_record(request: Request, source: Source) -> Record:
+    """From a request whose login was right to its record; the body is parsed once, where the source needs it."""
+    if not source.needs_json:
+        return encode(verify(request, source))
+    document = parse_json(request.body)
+    return encode(verify(request, source, document), document is not NOT_JSON)

@@ -1,0 +1,88 @@
+"""Answers as bytes. Lines that never change are made once; `date` is renewed once a second by the edge."""
+
+from __future__ import annotations
+
+import random
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+
+from kafka_webhook_bridge.errors import REFUSALS, Refusal
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE = b"connection: close\r\n"
+_ALIVE = b""
+_LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
+_RETRY_AFTER_S = (5, 30)  # jitter, so that senders do not come back together
+
+_RECEIPT = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\nkwb-event-id: %b\r\n%b%b\r\n"
+    b'{"event_id":"%b","source":"%b","duplicate":false,"stored":"%b","topic":"%b","body_sha256":"%b"}'
+)
+# Everything in the receipt's body but its five variable values.
+_RECEIPT_FRAME_BYTES = len(b'{"event_id":"","source":"","duplicate":false,"stored":"","topic":"","body_sha256":""}')
+
+
+def receipt(
+    event_id: bytes, source: bytes, stored: bytes, topic: bytes, sha256: bytes, date: bytes, close: bool
+) -> bytes:
+    """The 200 of an accepted event. Source and topic names need no JSON escape: their alphabets have none."""
+    size = _RECEIPT_FRAME_BYTES + len(event_id) + len(source) + len(stored) + len(topic) + len(sha256)
+    return _RECEIPT % (
+        size, event_id, date, _CLOSE if close else _ALIVE, event_id, source, stored, topic, sha256,
+    )  # fmt: skip
+
+
+def _problem(refusal: Refusal, event_id: str | None) -> bytes:
+    body: dict[str, Any] = {
+        "type": f"urn:kwb:error:{refusal.code}",
+        "title": refusal.title,
+        "status": refusal.status,
+        "code": refusal.code,
+        "detail": refusal.detail,
+    }
+    if event_id is not None:
+        body["event_id"] = event_id
+    return orjson.dumps(body)
+
+
+def _jitter() -> int:
+    return random.randint(*_RETRY_AFTER_S)  # noqa: S311
+
+
+_PROBLEMS = {code: _problem(refusal, None) for code, refusal in REFUSALS.items()}
+
+
+def refusal(
+    no: Refusal,
+    *,
+    date: bytes,
+    close: bool,
+    event_id: str | None = None,
+    allow: bytes = b"",
+    retry_after_s: int | None = None,
+    head: bool = False,
+) -> bytes:
+    """problem+json (RFC 9457). `head` leaves the body out, as an answer to HEAD must."""
+    body = _PROBLEMS[no.code] if event_id is None else _problem(no, event_id)
+    extra = b""
+    if no.status == 401:
+        extra += b'www-authenticate: Basic realm="webhooks", charset="UTF-8"\r\n'
+    if no.status == 405:
+        extra += b"allow: %b\r\n" % allow
+    if no.retry:
+        extra += b"retry-after: %d\r\n" % (_jitter() if retry_after_s is None else retry_after_s)
+    if event_id is not None:
+        extra += b"kwb-event-id: %b\r\n" % event_id.encode()
+    return b"%bcontent-type: application/problem+json\r\ncontent-length: %d\r\n%b%b%b\r\n%b" % (
+        _LINES[no.status], len(body), extra, date, _CLOSE if close else _ALIVE, b"" if head else body,
+    )  # fmt: skip
+
+
+def json(status: int, value: Any, *, date: bytes, close: bool, head: bool = False) -> bytes:
+    """Health and whatever else is answered in JSON."""
+    body = orjson.dumps(value)
+    return b"%bcontent-type: application/json\r\ncontent-length: %d\r\ncache-control: no-store\r\n%b%b\r\n%b" % (
+        _LINES[status], len(body), date, _CLOSE if close else _ALIVE, b"" if head else body,
+    )  # fmt: skip
