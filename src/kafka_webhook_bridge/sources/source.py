@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.sources.basic import Credential
@@ -12,10 +12,11 @@ if TYPE_CHECKING:
 
 Format = Literal["raw", "cloudevents", "envelope"]
 Auth = Literal["basic", "none"]
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")  # use fullmatch
 RESERVED_NAMES = frozenset({"health"})
-DEFAULT_METHODS = ("POST", "PUT", "PATCH", "DELETE")
+DEFAULT_METHODS: tuple[Method, ...] = ("POST", "PUT", "PATCH", "DELETE")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,4 +45,25 @@ class Source:
     default_type: str
     name_bytes: bytes
     default_type_bytes: bytes
-    open: bool = False  # made by the open rule, not by bridge.yaml
+
+
+class Named(TypedDict):
+    """What follows from a source's name."""
+
+    name: str
+    ce_source: bytes
+    default_type: str
+    name_bytes: bytes
+    default_type_bytes: bytes
+
+
+def named(name: str) -> Named:
+    """The fields of a Source that follow from its name."""
+    kind = f"webhook.{name}"
+    return {
+        "name": name,
+        "ce_source": f"/sources/{name}".encode(),
+        "default_type": kind,
+        "name_bytes": name.encode(),
+        "default_type_bytes": kind.encode(),
+    }

@@ -1,0 +1,258 @@
+"""bridge.yaml → SourceTable, or every problem in it at once (`file:line`, and the near match of unknown words)."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from kafka_webhook_bridge.errors import ConfigError, Problem
+from kafka_webhook_bridge.settings import Settings, check_settings, expand_environment, read_configuration
+from kafka_webhook_bridge.sources.basic import Credential
+from kafka_webhook_bridge.sources.document import Document, Path, parse_document
+from kafka_webhook_bridge.sources.keys import parse_template
+from kafka_webhook_bridge.sources.model import LATER, BridgeModel, SourceModel
+from kafka_webhook_bridge.sources.source import NAME, RESERVED_NAMES, Source, named
+from kafka_webhook_bridge.sources.table import Network, SourceTable, metric_name
+
+Model = TypeVar("Model", bound=BaseModel)
+Value = TypeVar("Value")
+
+
+def load_configuration(environ: Mapping[str, str] | None = None, **overrides: Any) -> tuple[Settings, SourceTable]:
+    """Settings and sources. Raises ConfigError with the problems of both at once."""
+    settings, _, problems = check_settings(environ, **overrides)
+    table, more = _load(settings, environ)
+    if problems or table is None:
+        raise ConfigError([*problems, *more])
+    return settings, table
+
+
+def load_sources(settings: Settings, environ: Mapping[str, str] | None = None) -> SourceTable:
+    """The sources of bridge.yaml, or the open rule alone. Raises ConfigError with every problem at once."""
+    table, problems = _load(settings, environ)
+    if table is None:
+        raise ConfigError(problems)
+    return table
+
+
+def _load(settings: Settings, environ: Mapping[str, str] | None) -> tuple[SourceTable | None, list[Problem]]:
+    try:
+        name, text = read_configuration(settings.bridge.config)
+    except OSError as error:
+        return None, [Problem("KWB_CONFIG", f"cannot read {settings.bridge.config}: {error.strerror}")]
+    except ValueError as error:
+        return None, [Problem("KWB_CONFIG", f"{settings.bridge.config} is not UTF-8 text: {error}")]
+    document = parse_document(name, text, partial(expand_environment, environ=environ))
+    builder = _Builder(settings, document)
+    table = None if document.problems and document.data is None else builder.build()
+    document.problems.sort(key=_by_line)
+    return (None if document.problems else table), document.problems
+
+
+class _Builder:
+    """One pass over one document; every step records its problems and goes on."""
+
+    def __init__(self, settings: Settings, document: Document) -> None:
+        self._settings = settings
+        self._document = document
+        self._bridge_credentials = self._read_bridge_credentials()
+        self._without_credentials: list[str] = []
+
+    def build(self) -> SourceTable | None:
+        data = {} if self._document.data is None else self._document.data
+        if not isinstance(data, dict):
+            self._document.problem((), "bridge.yaml must be a mapping that begins with `sources:`")
+            return None
+        models = self._source_models(data.get("sources"))
+        bridge = self._validate(BridgeModel, {**data, "sources": {}}, ())
+        if bridge is None:
+            bridge = BridgeModel()
+        sources = {name: self._source(name, model) for name, model in models.items()}
+        self._check_topics(sources)
+        open_pattern = self._open_pattern(bridge)
+        self._check_credentials()
+        if not data.get("sources") and open_pattern is None:
+            what = "there is no source and the open rule is off, so nothing could be received: "
+            self._problem("KWB_CONFIG", what + "name a bridge.yaml with sources, or set KWB_BRIDGE_OPEN_RULE=true")
+        return SourceTable(
+            sources,
+            open_pattern=open_pattern,
+            topic_prefix=_either(bridge.topic_prefix, self._settings.bridge.topic_prefix),
+            topics_max=_either(bridge.topics_max, self._settings.bridge.topics_max),
+            trusted_proxies=self._trusted_proxies(bridge),
+            public_url=bridge.public_url,
+        )
+
+    def _source_models(self, data: Any) -> dict[str, SourceModel]:
+        if not isinstance(data, dict | None):
+            self._document.problem(("sources",), "sources: must be a mapping of names to sources")
+            return {}
+        models = {}
+        for name, keys in (data or {}).items():
+            path: Path = ("sources", name)
+            if name in RESERVED_NAMES:
+                self._document.problem(path, f"sources.{name}: the name is reserved for /{name}")
+            elif not NAME.fullmatch(name):
+                what = "names are lower-case letters, digits and hyphens, at most 100, not a hyphen first"
+                self._document.problem(path, f"sources.{name}: {what}")
+            model = self._validate(SourceModel, {} if keys is None else keys, path)
+            if model is not None:
+                models[name] = model
+        return models
+
+    def _validate(self, model: type[Model], data: Any, path: Path) -> Model | None:
+        try:
+            return model.model_validate(data)
+        except ValidationError as invalid:
+            for error in invalid.errors(include_url=False):
+                self._document.problem(*_words(model, path, error))
+            return None
+
+    def _source(self, name: str, model: SourceModel) -> Source:
+        template = parse_template(model.key) if model.key else None
+        return Source(
+            **named(name),
+            topic=model.topic or name,
+            methods=frozenset(method.encode() for method in model.methods),
+            allow=", ".join(dict.fromkeys(model.methods)).encode(),
+            body_bytes_max=_either(model.body_bytes_max, self._settings.ingest.body_bytes_max),
+            auth=model.auth,
+            credentials=self._credentials(name, model),
+            format=model.format,
+            key=template,
+            needs_json=model.format != "raw" or (template is not None and template.needs_json),
+            content_encoding_opaque=model.content_encoding == "opaque",
+            rate_limit_per_second=model.rate_limit_per_second,
+            index_json=model.index_json,
+        )
+
+    def _credentials(self, name: str, model: SourceModel) -> tuple[Credential, ...]:
+        path: Path = ("sources", name)
+        if model.auth == "none":
+            if model.username is not None or model.password is not None:
+                self._document.problem(path, f"sources.{name}: `auth: none` takes no username and password")
+            return ()
+        if model.username is not None and model.password is not None:
+            return (Credential.of(model.username, model.password.get_secret_value()),)
+        if model.username is not None or model.password is not None:
+            self._document.problem(path, f"sources.{name}: username and password only come together")
+        elif not self._bridge_credentials:
+            self._without_credentials.append(name)
+        return self._bridge_credentials
+
+    def _read_bridge_credentials(self) -> tuple[Credential, ...]:
+        bridge = self._settings.bridge
+        if ":" in bridge.username:
+            self._problem("WEBHOOK_USERNAME", "a Basic user name cannot contain a colon")
+        if not bridge.username or bridge.password is None or not bridge.password.get_secret_value():
+            return ()
+        return (Credential.of(bridge.username, bridge.password.get_secret_value()),)
+
+    def _check_credentials(self) -> None:
+        """A missing user name or password of the bridge is told once, with those who need it."""
+        if not self._without_credentials:
+            return
+        names = ", ".join(self._without_credentials[:5]) + (", …" if len(self._without_credentials) > 5 else "")
+        bridge = self._settings.bridge
+        for variable, value in (("WEBHOOK_USERNAME", bridge.username), ("WEBHOOK_PASSWORD", bridge.password)):
+            if not value or (not isinstance(value, str) and not value.get_secret_value()):
+                self._problem(variable, f"not set, but {names} needs it for Basic authentication")
+
+    def _open_pattern(self, bridge: BridgeModel) -> Source | None:
+        """The source that all open ones are made of, or None if the open rule is off (rules.md 11)."""
+        settings = self._settings.bridge
+        if not (settings.open_rule if bridge.open_rule is None else bridge.open_rule):
+            return None
+        prefix = _either(bridge.topic_prefix, settings.topic_prefix)
+        if not prefix and settings.open_rule is not True:
+            what = "open_rule: needs a topic_prefix, so that no sender can choose a topic that serves something else"
+            self._document.problem(("open_rule",), what)
+        pattern = self._source("open-rule", SourceModel())
+        if self._without_credentials and self._without_credentials[-1] == "open-rule":
+            self._without_credentials[-1] = "the open rule"
+        return pattern
+
+    def _check_topics(self, sources: Mapping[str, Source]) -> None:
+        """Kafka refuses a topic whose metric name another has: `a.b` and `a_b`."""
+        seen: dict[str, Source] = {}
+        for name, source in sources.items():
+            other = seen.setdefault(metric_name(source.topic), source)
+            if other.topic != source.topic:
+                path: Path = ("sources", name, "topic")
+                what = (
+                    f"collides with {other.topic!r} of {other.name}: Kafka treats dot and underscore alike in metrics"
+                )
+                self._document.problem(path, f"sources.{name}.topic: {source.topic!r} {what}")
+
+    def _trusted_proxies(self, bridge: BridgeModel) -> tuple[Network, ...]:
+        if bridge.trusted_proxies is not None:
+            return tuple(map(ipaddress.ip_network, bridge.trusted_proxies))
+        networks = []
+        for text in self._settings.ingest.trusted_proxies:
+            try:
+                networks.append(ipaddress.ip_network(text))
+            except ValueError as error:
+                self._problem("KWB_INGEST_TRUSTED_PROXIES", str(error))
+        return tuple(networks)
+
+    def _problem(self, variable: str, what: str) -> None:
+        self._document.problems.append(Problem(variable, what))
+
+
+def _either(value: Value | None, otherwise: Value) -> Value:
+    return otherwise if value is None else value
+
+
+def _by_line(problem: Problem) -> tuple[bool, int]:
+    """Problems of the file by line, then those of the environment."""
+    line = problem.where.rpartition(":")[2]
+    return (False, int(line)) if line.isdigit() else (True, 0)
+
+
+_EXPECTED = {
+    "string_type": "must be text; write it in quotes",
+    "string_sub_type": "must be text; write it in quotes",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "list_type": "must be a list, such as [POST, PUT]",
+    "dict_type": "must be a mapping of keys to values",
+    "model_type": "must be a mapping of keys to values",
+    "too_short": "must not be empty",
+    "finite_number": "must be a finite number",
+}
+
+
+def _words(model: type[BaseModel], path: Path, error: Any) -> tuple[Path, str]:
+    """Place and sentence of one error of pydantic. Values are named only where a choice was missed: never secrets."""
+    inside: Path = (*path, *error["loc"])
+    kind, context, last = error["type"], error.get("ctx", {}), inside[-1] if inside else ""
+    if kind == "extra_forbidden":
+        if last in LATER and model is SourceModel:
+            return inside, f"{_dotted(inside)}: {LATER[last]}"
+        near = difflib.get_close_matches(str(last), model.model_fields, 1)
+        what = "unknown key" + (
+            f"; did you mean `{near[0]}`?" if near else f"; there are {', '.join(model.model_fields)}"
+        )
+        return inside, f"{_dotted(inside)}: {what}"
+    if kind == "literal_error":
+        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        given = str(error["input"])
+        near = difflib.get_close_matches(given, choices, 1) or [c for c in choices if c.lower() == given.lower()]
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return inside, f"{_dotted(inside)}: {given!r} is none of {', '.join(choices)}{hint}"
+    if kind == "less_than_equal" and str(last).endswith("bytes_max"):
+        return inside, f"{_dotted(inside)}: at most {context['le'] // 1024**2} MiB"
+    if kind == "value_error":
+        return inside, f"{_dotted(inside)}: {context['error']}"
+    sentence = _EXPECTED.get(kind) or error["msg"].replace("Input should be", "must be").lower()
+    return inside, f"{_dotted(inside)}: {sentence}"
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(map(str, path)) or "bridge.yaml"

@@ -1,0 +1,135 @@
+"""Key templates: `{json:order.id}`, `{header:X-Tenant}`, `{query:shop}` and literal text around them.
+
+A part that is missing or empty makes the whole key null: a record then goes to any partition. JSON strings, whole
+numbers of 64 bits and booleans can be keys; other values count as missing. Literal braces are written `{{` and `}}`.
+A key longer than KEY_BYTES_MAX is replaced by its SHA-256 in hex, which keeps equal keys together.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final, Literal, cast, get_args
+from urllib.parse import unquote_to_bytes
+
+from kafka_webhook_bridge.body import NOT_JSON
+from kafka_webhook_bridge.event import Request
+
+KEY_BYTES_MAX: Final = 1024
+PARTS_MAX: Final = 16
+
+Kind = Literal["json", "header", "query"]
+_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One `{kind:name}`: `path` are the steps into the JSON, `name` the header in lower case or the parameter."""
+
+    kind: Kind
+    name: bytes
+    path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeyTemplate:
+    """A parsed template; literals are bytes."""
+
+    text: str
+    parts: tuple[bytes | Part, ...]
+
+    @property
+    def needs_json(self) -> bool:
+        """Whether the body must be parsed for the key."""
+        return any(isinstance(part, Part) and part.kind == "json" for part in self.parts)
+
+    def render(self, request: Request, document: Any = NOT_JSON) -> bytes | None:
+        """The key of a request, whose body `document` is as `body.parse_json` gave it. Never raises."""
+        pieces = []
+        for part in self.parts:
+            if isinstance(part, bytes):
+                pieces.append(part)
+                continue
+            if part.kind == "json":
+                piece = _json(document, part.path)
+            elif part.kind == "header":
+                piece = next((value for name, value in request.headers if name.lower() == part.name), None)
+            else:
+                piece = _query(request.query, part.name)
+            if not piece:
+                return None
+            pieces.append(piece)
+        key = b"".join(pieces)
+        return key if len(key) <= KEY_BYTES_MAX else sha256(key).hexdigest().encode()
+
+
+def parse_template(text: str) -> KeyTemplate:
+    """The template of a text. Raises ValueError with a sentence for people."""
+    parts: list[bytes | Part] = []
+    literal = ""
+    for token in _TOKEN.finditer(text):
+        found = token[0]
+        if found in ("{{", "}}"):
+            literal += found[0]
+        elif token[1] is not None:
+            if literal:
+                parts.append(literal.encode())
+                literal = ""
+            parts.append(_part(token[1]))
+        elif found in "{}":
+            raise ValueError(
+                f"a brace without its partner at column {token.start() + 1}; write {found * 2} for a literal"
+            )
+        else:
+            literal += found
+    if literal:
+        parts.append(literal.encode())
+    if not any(isinstance(part, Part) for part in parts):
+        raise ValueError("a key without {json:…}, {header:…} or {query:…} would be the same for every event")
+    if len(parts) > PARTS_MAX:
+        raise ValueError(f"more than {PARTS_MAX} parts")
+    return KeyTemplate(text, tuple(parts))
+
+
+def _part(inside: str) -> Part:
+    kind, colon, name = inside.partition(":")
+    if kind not in get_args(Kind):
+        near = difflib.get_close_matches(kind, get_args(Kind), 1)
+        raise ValueError(
+            f"{{{inside}}} is none of json, header, query" + (f"; did you mean {near[0]}?" if near else "")
+        )
+    if not colon or not name:
+        raise ValueError(f"{{{inside}}} lacks a name, as in {{{kind}:id}}")
+    if kind == "json":
+        path = tuple(name.split("."))
+        if "" in path:
+            raise ValueError(f"{{{inside}}} has an empty step in its path")
+        return Part("json", name.encode(), path)
+    return Part(cast(Kind, kind), name.lower().encode() if kind == "header" else name.encode())
+
+
+def _json(document: Any, path: tuple[str, ...]) -> bytes | None:
+    for step in path:
+        if isinstance(document, dict):
+            document = document.get(step)
+        elif isinstance(document, list) and step.isascii() and step.isdigit() and len(step) < 9:
+            document = document[int(step)] if int(step) < len(document) else None
+        else:
+            return None
+    if isinstance(document, str):
+        return document.encode()
+    if isinstance(document, bool):
+        return b"true" if document else b"false"
+    if isinstance(document, int):
+        return b"%d" % document
+    return None
+
+
+def _query(query: bytes | None, wanted: bytes) -> bytes | None:
+    for pair in (query or b"").split(b"&"):
+        name, _, value = pair.partition(b"=")
+        if unquote_to_bytes(name.replace(b"+", b" ")) == wanted:
+            return unquote_to_bytes(value.replace(b"+", b" "))
+    return None

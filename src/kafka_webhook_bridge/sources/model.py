@@ -1,0 +1,171 @@
+"""The words of bridge.yaml: types, bounds and sentences. The JSON Schema and the docs are made from this module."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
+
+from kafka_webhook_bridge.settings import parse_size, read_secret
+from kafka_webhook_bridge.sources.keys import parse_template
+from kafka_webhook_bridge.sources.source import DEFAULT_METHODS, NAME, Auth, Format, Method
+
+BODY_BYTES_MAX = 10 * 1024**2
+
+# Keys of later versions, so that their absence is explained instead of being a riddle.
+LATER = {
+    "profile": "signature profiles are not in this version; use `auth: basic`, or `auth: none` on a private network",
+    "secrets": "signature secrets are not in this version; use `auth: basic` with `username` and `password`",
+}
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]+")
+TOPIC_CHARACTERS_MAX = 249
+
+
+def check_topic(name: str) -> str:
+    """`name` if Kafka takes it for a topic (org.apache.kafka.common.internals.Topic), else ValueError."""
+    if not _TOPIC.fullmatch(name):
+        raise ValueError(f"{name!r} is no topic name: letters, digits, dot, underscore and hyphen only")
+    if len(name) > TOPIC_CHARACTERS_MAX:
+        raise ValueError(f"a topic name has at most {TOPIC_CHARACTERS_MAX} characters, this has {len(name)}")
+    if name in (".", ".."):
+        raise ValueError(f"{name!r} is no topic name")
+    if name.startswith("__"):
+        raise ValueError(f"{name!r}: topics that begin with two underscores are Kafka's own")
+    return name
+
+
+def _prefix(text: str) -> str:
+    if text:
+        check_topic(text)
+    if len(text) > TOPIC_CHARACTERS_MAX - 100:
+        raise ValueError(f"at most {TOPIC_CHARACTERS_MAX - 100} characters, so that every source name fits behind it")
+    return text
+
+
+def _size(value: object) -> object:
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def _secret(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        text = read_secret(value)
+    except UnicodeDecodeError:
+        raise ValueError("the secret's file is not UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"the secret's file {error.filename}: {error.strerror}") from None
+    if not text:
+        raise ValueError("the secret is empty")
+    return text
+
+
+def _user(text: str) -> str:
+    if ":" in text:
+        raise ValueError("a Basic user name cannot contain a colon")
+    return text
+
+
+def _template(text: str) -> str:
+    parse_template(text)
+    return text
+
+
+def _network(text: str) -> str:
+    ipaddress.ip_network(text)
+    return text
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{text!r} is not an address such as https://hooks.example.com")
+    if parts.query or parts.fragment or parts.username:
+        raise ValueError("only scheme, host, port and a path prefix; no query, fragment or user")
+    _ = parts.port  # raises ValueError
+    return text.rstrip("/")
+
+
+Size = Annotated[
+    int,
+    BeforeValidator(_size),
+    Field(ge=0, le=BODY_BYTES_MAX),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": BODY_BYTES_MAX},
+                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*([KMGkmg][Ii]?[Bb]|[Bb])?\s*$"},
+            ]
+        }
+    ),
+]
+Topic = Annotated[str, AfterValidator(check_topic), Field(json_schema_extra={"pattern": r"^[A-Za-z0-9._-]{1,249}$"})]
+
+
+class SourceModel(BaseModel):
+    """One configured sender, received at `/<name>` and below it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    topic: Topic | None = Field(default=None, description="Kafka topic. Default: the source's name.")
+    auth: Auth = Field(default="basic", description="`basic`: a user name and password; `none`: anybody may send.")
+    username: Annotated[str, BeforeValidator(_secret), AfterValidator(_user)] | None = Field(
+        default=None,
+        description="The source's own user name. Default: the bridge's credentials. `${NAME}` or `file:/path`.",
+    )
+    password: Annotated[SecretStr, BeforeValidator(_secret)] | None = Field(
+        default=None, description="The source's own password: `${NAME}` or `file:/path`."
+    )
+    methods: list[Method] = Field(
+        default=list(DEFAULT_METHODS), min_length=1, description="HTTP methods that it takes."
+    )
+    body_bytes_max: Size | None = Field(default=None, description="Largest body, at most 10 MiB. Default: 1 MiB.")
+    key: Annotated[str, AfterValidator(_template)] | None = Field(
+        default=None,
+        description="Partition key: text with `{json:a.b.0}`, `{header:Name}` and `{query:name}`. Default: none.",
+    )
+    format: Format = Field(
+        default="raw", description="What the record's value is: the body, a CloudEvent, or an envelope."
+    )
+    content_encoding: Literal["identity", "opaque"] = Field(
+        default="identity", description="`opaque` keeps compressed bodies as they are; else they are refused."
+    )
+    rate_limit_per_second: float | None = Field(
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Most requests per second in this bridge. Default: no limit.",
+    )
+    index_json: bool = Field(default=True, description="Index the JSON of the bodies in PostgreSQL for search.")
+
+
+class BridgeModel(BaseModel):
+    """Kafka Webhook Bridge: who may send, and where it goes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, title="bridge.yaml")
+
+    sources: dict[Annotated[str, Field(pattern=f"^{NAME.pattern}$")], SourceModel | None] = Field(
+        default_factory=dict, description="Senders by name."
+    )
+    open_rule: bool | None = Field(
+        default=None, description="Accept every other source name too, with the bridge's Basic credentials."
+    )
+    topic_prefix: Annotated[str, AfterValidator(_prefix)] | None = Field(
+        default=None, description="Put before the topic names that the open rule makes."
+    )
+    topics_max: int | None = Field(default=None, ge=0, le=10_000, description="Topics that the open rule may make.")
+    trusted_proxies: list[Annotated[str, AfterValidator(_network)]] | None = Field(
+        default=None, description="CIDRs whose X-Forwarded-* headers are believed. Default: none."
+    )
+    public_url: Annotated[str, AfterValidator(_url)] | None = Field(
+        default=None, description="Address that senders use, where a proxy changes it."
+    )
+
+
+def json_schema() -> dict[str, Any]:
+    """The published JSON Schema of bridge.yaml (draft 2020-12)."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **BridgeModel.model_json_schema()}
