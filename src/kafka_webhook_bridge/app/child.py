@@ -22,14 +22,16 @@ import uvloop
 from kafka_webhook_bridge.app.control import Channel
 from kafka_webhook_bridge.archive.archiver import Archiver
 from kafka_webhook_bridge.archive.retention import Retention
-from kafka_webhook_bridge.errors import ConfigError, KwbError
+from kafka_webhook_bridge.errors import ConfigError, KwbError, StoreError
 from kafka_webhook_bridge.ingest.server import IngestServer
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.settings import Settings, harness_fd, load_settings
-from kafka_webhook_bridge.sources.config import SourceTable, load_sources
-from kafka_webhook_bridge.store.pool import Store
+from kafka_webhook_bridge.sources.config import load_sources
+from kafka_webhook_bridge.sources.table import SourceTable
+from kafka_webhook_bridge.store import Store, migrate
 
 _STATUS_S = 0.5
+_PING_S = 1.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -48,24 +50,38 @@ def make_clock() -> Callable[[], float]:
 
 
 class Database:
-    """Opens the store in the background and says why it cannot be used."""
+    """Migrates the database as soon as it can be reached, watches it, and says why it cannot be used."""
 
     def __init__(self, settings: Settings) -> None:
         self.store = Store(settings.store) if settings.store.url is not None else None
+        self.migrated = asyncio.Event()
         self._reason: str | None = "DATABASE_URL is not set" if self.store is None else "not connected yet"
 
     def reason(self) -> str | None:
         return self._reason
 
+    async def open(self) -> None:
+        """Raises ConfigError for a URL that cannot be used."""
+        if self.store is not None:
+            await self.store.open()
+
     async def watch(self) -> None:
         """Ask once a second; the reason is what health tells."""
         while self.store is not None:
             try:
-                await self.store.ping()
+                if self.migrated.is_set():
+                    await self.store.ping()
+                else:
+                    await migrate(self.store)
+                    self.migrated.set()
                 self._reason = None
-            except KwbError as error:
+            except StoreError as error:
                 self._reason = error.message
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(_PING_S)
+
+    async def close(self) -> None:
+        if self.store is not None:
+            await self.store.close()
 
 
 async def _serve_until_told(
@@ -109,22 +125,22 @@ def _reload(use: Callable[[SourceTable], None]) -> None:
 async def _ingest(settings: Settings, control: socket.socket, listener: socket.socket) -> None:
     channel = await Channel.over(control)
     database = Database(settings)
-    records = database.store.topics if database.store is not None else None
-    server = IngestServer(settings, load_sources(settings), listener, records, database.reason, make_clock())
+    await database.open()
+    server = IngestServer(settings, load_sources(settings), listener, database.store, database.reason, make_clock())
     watch = asyncio.create_task(database.watch())
     await server.start()
 
     await _serve_until_told(channel, server.parts, lambda: _reload(server.reload))
     await server.drain()
     watch.cancel()
-    if database.store is not None:
-        await database.store.close()
+    await database.close()
 
 
 async def _worker(settings: Settings, control: socket.socket) -> None:
     log = logs.get_logger("worker")
     channel = await Channel.over(control)
     database = Database(settings)
+    await database.open()
     store = database.store
     stop = asyncio.Event()
     tasks: list[asyncio.Task[None]] = []
@@ -156,8 +172,7 @@ async def _worker(settings: Settings, control: socket.socket) -> None:
     stop.set()
     await asyncio.gather(*tasks, return_exceptions=True)
     watch.cancel()
-    if store is not None:
-        await store.close()
+    await database.close()
     if died.is_set():
         raise SystemExit(1)
 

@@ -29,7 +29,6 @@ GROUPS: dict[str, tuple[str, str]] = {
     "tail": ("tail", "Follow a topic."),
     "events": ("events", "Search and show archived events."),
     "topics": ("topics", "List and describe topics."),
-    "verify": ("verify", "Tell whether a request's credentials are right, and why not."),
     "doctor": ("doctor", "Check every dependency, permission and limit."),
 }
 

@@ -13,8 +13,8 @@ from email.utils import formatdate
 from typing import Any, Literal
 
 from kafka_webhook_bridge import errors
-from kafka_webhook_bridge.errors import Refusal
 from kafka_webhook_bridge.body import NOT_JSON, parse_json
+from kafka_webhook_bridge.errors import Refusal
 from kafka_webhook_bridge.event import Record, Request
 from kafka_webhook_bridge.formats import encode, record_bytes
 from kafka_webhook_bridge.ingest import responses
@@ -25,13 +25,15 @@ from kafka_webhook_bridge.ingest.protocol import Connection, Incoming
 from kafka_webhook_bridge.ingest.topics import Topics
 from kafka_webhook_bridge.observability import logs, metrics
 from kafka_webhook_bridge.settings import IngestSettings, Settings
-from kafka_webhook_bridge.sources.config import SourceTable
-from kafka_webhook_bridge.sources.source import NAME, RESERVED_NAMES, Source
+from kafka_webhook_bridge.sources.source import Source
+from kafka_webhook_bridge.sources.table import SourceTable
 
 _SWEEP_S = 0.25
 _PARSED_ON_LOOP_BYTES_MAX = 32 * 1024  # bodies that are parsed and larger go to a thread (rules.md 28)
 _HASHED_ON_LOOP_BYTES_MAX = 512 * 1024  # SHA-256 of more would hold the loop for about a millisecond
 _ROUTES_MAX = 20_000
+_NAME_BYTES_MAX = 100
+_HEADERS_BYTES = 64 * 1024  # a record whose value leaves so much room fits for sure
 _REFUSED_BODY_BYTES_MAX = 65_536  # of health and unknown sources: read, dropped
 
 Health = Callable[[], tuple[int, dict[str, Any]]]
@@ -87,8 +89,6 @@ class Edge:
         topics: Topics,
         health: Health,
         clock: Callable[[], float],
-        *,
-        record_bytes_max: int,
     ) -> None:
         s: IngestSettings = settings.ingest
         self.clock = clock
@@ -103,7 +103,6 @@ class Edge:
         self.head_bytes_max = s.url_bytes_max + s.header_bytes_max + 4 * s.header_lines_max
         self.pipelined_max = s.pipelined_max
         self.draining = False
-        self.proxies = TrustedProxies(s.trusted_proxies or sources.trusted_proxies)
         self.topics = topics
         self.deliver = Deliver(
             settings.deliver.kafka_wait_ms, clock, acked=self._acked, failed=self._failed, topic_missing=self._missing
@@ -114,7 +113,6 @@ class Edge:
         self._connections_max = max(1, s.connections_max // s.workers)
         self._in_flight_bytes = 0
         self._in_flight_bytes_max = s.in_flight_bytes_max // s.workers
-        self._record_bytes_max = record_bytes_max
         self._log_every = settings.log.accepted_every
         self._logged = 0
         self._failed_logins = FailedLogins(max(1, s.failed_logins_max // s.workers))
@@ -127,7 +125,7 @@ class Edge:
         self._auth_failures = registry.counter("kwb_auth_failures_total")
         self._body_bytes = registry.counter("kwb_body_bytes_total")
         self._seconds = registry.histogram("kwb_request_seconds")
-        self._gauges = (
+        self._gauges: tuple[tuple[metrics.Cell, Callable[[], int]], ...] = (
             (registry.gauge("kwb_connections"), lambda: len(self._connections)),
             (registry.gauge("kwb_in_flight_bytes"), lambda: self._in_flight_bytes),
             (registry.gauge("kwb_in_flight_requests"), lambda: len(self.deliver)),
@@ -142,6 +140,7 @@ class Edge:
     def use(self, sources: SourceTable) -> None:
         """Take a configuration; requests under way keep the one they began with."""
         self._sources = sources
+        self.proxies = TrustedProxies(sources.trusted_proxies)
         now = self.clock()
         self._routes = {s.name.encode(): Route(s, self._workers, now) for s in sources.all()}
         self._health_routes = {
@@ -149,7 +148,7 @@ class Edge:
             b"/health/live": self._live,
             b"/health/ready": self._health,
         }
-        self.topics.use(sources.all())
+        self.topics.use(sources)
 
     # ── admission, at the end of the headers ──────────────────────────────────────────────────────────────────────
 
@@ -198,15 +197,13 @@ class Edge:
         return route, None, body_max
 
     def _open(self, name: bytes) -> Route | Refusal:
-        if not self._sources.open_rule or len(name) > 100:
-            return errors.UNKNOWN_SOURCE
-        text = name.decode("latin-1")
-        if NAME.fullmatch(text) is None or text in RESERVED_NAMES:
+        source = self._sources.open_source(name.decode("latin-1")) if len(name) <= _NAME_BYTES_MAX else None
+        if source is None:
             return errors.UNKNOWN_SOURCE
         if len(self._routes) >= _ROUTES_MAX:
             return errors.TOPICS_MAX
-        # Not kept before a login was right: strangers could fill the table with names.
-        return Route(self._sources.open_source(text), self._workers, self.clock())
+        # Kept once its topic is ready: strangers could fill the table with names.
+        return Route(source, self._workers, self.clock())
 
     # ── a complete request ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -240,12 +237,15 @@ class Edge:
         self._encoded(connection, incoming, route, done.result())
 
     def _encoded(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
-        if len(record.value) + 32_768 > self._record_bytes_max and record_bytes(record) > self._record_bytes_max:
-            connection.refuse(errors.RECORD_TOO_LARGE, event_id=record.event_id)
-        elif record.topic in self.topics.ready:
-            self.deliver.submit(record, connection, route, incoming.last_byte)
-        else:
+        bytes_max = self.topics.ready.get(record.topic)
+        if bytes_max is None:
             self._wait_for_topic(connection, incoming, route, record)
+        elif len(record.value) + _HEADERS_BYTES > bytes_max and record_bytes(record) > bytes_max:
+            connection.refuse(errors.RECORD_TOO_LARGE, event_id=record.event_id)
+        else:
+            if route.source.open:
+                self._routes.setdefault(route.name, route)
+            self.deliver.submit(record, connection, route, incoming.last_byte)
 
     def _wait_for_topic(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
         """First use of a topic. The deadline of the request holds here too."""
@@ -260,10 +260,10 @@ class Edge:
             if refusal is not None:
                 connection.refuse(refusal, event_id=record.event_id)
                 return
-            # Making the topic does not count as waiting for Kafka (rules.md 10), but 2 s is the end of all patience.
-            if route.source.open:
-                self._routes.setdefault(route.name, route)
-            self.deliver.submit(record, connection, route, incoming.last_byte)
+            if record.topic in self.topics.ready:
+                self._encoded(connection, incoming, route, record)
+            else:  # blocked again in the same moment
+                connection.refuse(errors.TOPIC_BLOCKED, event_id=record.event_id)
 
         def late() -> None:
             ready(errors.NOT_DURABLE)
@@ -297,7 +297,7 @@ class Edge:
             pending.connection.refuse(refusal, event_id=pending.event_id, reason=reason)
 
     def _missing(self, topic: str) -> None:
-        self.topics.block(topic, "UNKNOWN_TOPIC")
+        self.topics.block(topic)
 
     def refused(
         self,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 
+from kafka_webhook_bridge.sources.table import Network
+
 _WINDOW_S = 60.0
 _ADDRESSES_MAX = 10_000
 
@@ -68,9 +70,8 @@ def _network(address: str) -> str:
 class TrustedProxies:
     """Reads X-Forwarded-For from right to left, as far as each hop is one of ours (rules.md 24)."""
 
-    def __init__(self, cidrs: tuple[str, ...]) -> None:
-        """Raises ValueError for what is no network."""
-        self._networks = [ipaddress.ip_network(cidr, strict=False) for cidr in cidrs]
+    def __init__(self, networks: tuple[Network, ...]) -> None:
+        self._networks = networks
 
     def trusts(self, address: str) -> bool:
         """Whether the address lies in one of the networks."""

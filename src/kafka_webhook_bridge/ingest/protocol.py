@@ -103,7 +103,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         self._transport: asyncio.Transport | None = transport  # type: ignore[assignment]
-        self._parser: httptools.HttpRequestParser | None = httptools.HttpRequestParser(self)
+        self._parser = httptools.HttpRequestParser(self)
         peer = transport.get_extra_info("peername")
         self._peer: str = peer[0] if isinstance(peer, tuple) else ""
         edge = self.edge
@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
             self.pending = False
         self._queue.clear()
         self._transport = None
-        self._parser = None
+        self._parser = None  # type: ignore[assignment]  # ends the cycle; nobody calls a lost connection's parser
         self.deadline = math.inf
 
     @property
@@ -175,7 +175,8 @@ class Connection(asyncio.Protocol):
             # A single endless header never reaches on_header, so the raw bytes are bounded too.
             self._head_bytes = self._head_bytes + len(data) if begun_in == HEAD else len(data)
             if self._head_bytes > self.edge.head_bytes_max:
-                self.fatal = errors.HEADERS_TOO_LARGE if self._target else errors.URL_TOO_LONG
+                long_target = len(self._target) > self.edge.url_bytes_max
+                self.fatal = errors.URL_TOO_LONG if long_target else errors.HEADERS_TOO_LARGE
                 self._fail()
         elif self.phase == BODY and self._coded:
             # Likewise for chunk extensions and trailers.

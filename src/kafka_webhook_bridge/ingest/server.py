@@ -13,22 +13,18 @@ from typing import Any
 from kafka_webhook_bridge.ingest.accept import Edge
 from kafka_webhook_bridge.ingest.drain import drain
 from kafka_webhook_bridge.ingest.protocol import Connection
-from kafka_webhook_bridge.ingest.topics import TopicRecords, Topics
+from kafka_webhook_bridge.ingest.topics import Topics
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import record_bytes_limit
 from kafka_webhook_bridge.kafka.producer import Producer
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.settings import IngestSettings, Settings
-from kafka_webhook_bridge.sources.config import SourceTable
+from kafka_webhook_bridge.sources.table import SourceTable
+from kafka_webhook_bridge.store.pool import Store
 
 _CERTIFICATE_CHECK_S = 2.0
 _TLS_HANDSHAKE_S = 10.0
 _GC_THRESHOLD = (50_000, 50, 100)  # requests make no cycles; scanning them again and again costs 5 to 30 %
-
-
-def body_bytes_max(settings: Settings, sources: SourceTable) -> int:
-    """The largest body that any source accepts; record sizes follow from it (rules.md 9)."""
-    return max([settings.ingest.body_bytes_max, *(source.body_bytes_max for source in sources.all())])
 
 
 def tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
@@ -45,7 +41,7 @@ def tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
 class IngestServer:
     """Answers webhooks on a listening socket until it is drained.
 
-    `database` tells why PostgreSQL cannot be used (None: it can), `records` remembers topics there.
+    `store` is PostgreSQL, None without one; `database` tells why it cannot be used (None: it can).
     """
 
     def __init__(
@@ -53,7 +49,7 @@ class IngestServer:
         settings: Settings,
         sources: SourceTable,
         listener: socket.socket,
-        records: TopicRecords | None,
+        store: Store | None,
         database: Callable[[], str | None],
         clock: Callable[[], float],
     ) -> None:
@@ -61,10 +57,9 @@ class IngestServer:
         self._listener = listener
         self._database = database
         self._log = logs.get_logger("ingest")
-        size = body_bytes_max(settings, sources)
-        record_bytes_max = record_bytes_limit(size)
-        self._topics = Topics(Admin(settings.kafka), records, record_bytes_max, sources.topics_max)
-        self.edge = Edge(settings, sources, self._topics, self.health, clock, record_bytes_max=record_bytes_max)
+        size = max(settings.ingest.body_bytes_max, sources.body_bytes_max)  # record sizes follow (rules.md 9)
+        self._topics = Topics(Admin(settings.kafka), store, record_bytes_limit(size), sources)
+        self.edge = Edge(settings, sources, self._topics, self.health, clock)
         self.producer = self.edge.deliver.producer = Producer(
             settings.kafka, self.edge.deliver.finished, body_bytes_max=size
         )

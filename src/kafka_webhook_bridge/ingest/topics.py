@@ -1,53 +1,58 @@
-"""Which topics may be produced to, and making those that are missing (rules.md 10, 11).
+"""Which topics may be produced to, and making those that are missing (rules.md 9 to 11).
 
     unknown ──ensure──▶ ready ──Kafka: unknown topic──▶ blocked ──operator makes it anew──▶ ready
                 └─────▶ refused (no room, or somebody else's topic)
 
 A topic is made once, at load or at first use, outside the wait for Kafka. One that existed and vanished is never made
-anew: events would seem durable in a topic whose history is gone. What the bridge made is recorded in PostgreSQL.
+anew: events would seem durable in a topic whose history is gone. What the bridge uses is on record in PostgreSQL, first
+without an id: a crash between the record and the making leaves nothing that looks vanished, or like somebody else's.
+A topic of a configured source that exists is used even while PostgreSQL is away; its record follows.
 """
 
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable
-from typing import Protocol
 
 from kafka_webhook_bridge import errors
 from kafka_webhook_bridge.errors import KafkaError, Refusal, StoreError
-from kafka_webhook_bridge.kafka.admin import Admin
+from kafka_webhook_bridge.kafka.admin import Admin, TopicInfo
 from kafka_webhook_bridge.observability import logs
 from kafka_webhook_bridge.sources.source import Source
+from kafka_webhook_bridge.sources.table import SourceTable
+from kafka_webhook_bridge.store.coordination import KnownTopic, MadeBy, known_topics, making_topics, record_topic
+from kafka_webhook_bridge.store.pool import Store
 
 _RECHECK_S = 5.0
+_LIMITS_EVERY = 6  # rechecks between two looks at the topics' limits
 _REFUSED_KEPT_S = 10.0  # an answer "no room" is asked again no sooner
-
-
-class TopicRecords(Protocol):
-    """What PostgreSQL knows about topics: `store.topics.Topics`."""
-
-    async def known(self) -> dict[str, tuple[str, str]]:
-        """Name → (topic id, `source` or `open_rule`)."""
-
-    async def record(self, name: str, topic_id: str, made_by: str, open_rule_max: int | None = None) -> bool:
-        """Remember a topic. False when the open rule has `open_rule_max` topics already."""
+_REFUSED_MAX = 10_000
+_NOT_MADE_YET = str(uuid.UUID(int=0))
 
 
 class Topics:
-    """Keeps the set of topics that are ready. `ready` is all that the hot path looks at."""
+    """Keeps the topics that are ready, with the largest record in bytes that each takes. Belongs to one loop.
 
-    def __init__(self, admin: Admin, records: TopicRecords | None, record_bytes_max: int, topics_max: int) -> None:
-        self.ready: set[str] = set()
+    `ready` is all that the hot path looks at. `store` is None where there is no PostgreSQL.
+    """
+
+    def __init__(self, admin: Admin, store: Store | None, record_bytes_max: int, sources: SourceTable) -> None:
+        self.ready: dict[str, int] = {}
         self.blocked: dict[str, str] = {}
         self._admin = admin
-        self._records = records
+        self._store = store
         self._record_bytes_max = record_bytes_max
-        self._topics_max = topics_max
+        self._sources = sources
+        self._unrecorded: dict[str, tuple[str, MadeBy]] = {}
         self._tasks: dict[str, asyncio.Task[Refusal | None]] = {}
         self._refused: dict[str, tuple[float, Refusal]] = {}
-        self._sources: list[Source] = []
         self._one_at_a_time = asyncio.Lock()
         self._log = logs.get_logger("ingest")
+
+    def use(self, sources: SourceTable) -> None:
+        """Take a configuration, after a reload: `run` makes its topics."""
+        self._sources = sources
 
     def ensure(self, source: Source, then: Callable[[Refusal | None], None]) -> None:
         """Call `then` on the loop once the source's topic can be used (None) or cannot."""
@@ -69,69 +74,112 @@ class Topics:
         topic = source.topic
         try:
             async with self._one_at_a_time:
-                refusal = await self._make(source)
-        except (KafkaError, StoreError, OSError) as error:
-            self._log.warning("topic not checked", topic=topic, error=str(error))
+                refusal = await self._find_or_make(source)
+        except (KafkaError, StoreError) as error:
+            self._log.warning("topic not checked", topic=topic, error=error.message)
             return errors.NOT_DURABLE
         except Exception:
             self._log.exception("fault while a topic was checked", topic=topic)
             return errors.INTERNAL
-        if refusal is None:
-            self.ready.add(topic)
-            if self.blocked.pop(topic, None) is not None:
-                self._log.info("topic is there again", topic=topic)
-        elif refusal is not errors.TOPIC_BLOCKED:
-            if len(self._refused) > 10_000:
+        if refusal is not None and refusal is not errors.TOPIC_BLOCKED:
+            if len(self._refused) >= _REFUSED_MAX:
                 self._refused.clear()
             self._refused[topic] = (asyncio.get_running_loop().time() + _REFUSED_KEPT_S, refusal)
         return refusal
 
-    async def _make(self, source: Source) -> Refusal | None:
+    async def _find_or_make(self, source: Source) -> Refusal | None:
         topic = source.topic
-        known = await self._records.known() if self._records is not None else {}
-        found = (await asyncio.to_thread(self._admin.topic_ids, [topic])).get(topic)
-        if found is not None:
-            if source.open and topic not in known:
-                return errors.UNKNOWN_SOURCE  # somebody else's topic: the open rule keeps its hands off
-            if self._records is not None and known.get(topic, ("",))[0] != found:
-                await self._records.record(topic, found, known.get(topic, ("", "found"))[1])
+        info = await self._describe(topic)
+        if info is not None:
+            made_by: MadeBy = "outside"
+            if source.open:
+                known = (await self._known()).get(topic)
+                if known is None or known.made_by == "outside":
+                    return errors.UNKNOWN_SOURCE  # somebody else's topic: the open rule keeps its hands off
+                made_by = known.made_by
+            self._found(info, made_by)
             return None
-        if topic in known or topic in self.ready or topic in self.blocked:
-            self.block(topic, "UNKNOWN_TOPIC")
-            return errors.TOPIC_BLOCKED
-        if source.open and sum(made_by == "open_rule" for _, made_by in known.values()) >= self._topics_max:
-            return errors.TOPICS_MAX
-        info = await asyncio.to_thread(self._admin.ensure_topic, topic, self._record_bytes_max)
-        if self._records is not None:
-            await self._records.record(topic, info.topic_id, "open_rule" if source.open else "source")
+        if topic in self.ready or topic in self.blocked:
+            return self.block(topic)
+        if self._store is None:
+            self._found(await asyncio.to_thread(self._admin.ensure_topic, topic, self._record_bytes_max), "source")
+            return None
+        return await self._make(source, self._store)
+
+    async def _make(self, source: Source, store: Store) -> Refusal | None:
+        """Record, make, record again with the id. The turn counts right while several bridges make topics."""
+        topic = source.topic
+        made_by: MadeBy = "open_rule" if source.open else "source"
+        async with making_topics(store):
+            known = await self._known()
+            if topic in known and known[topic].topic_id != _NOT_MADE_YET:
+                if await self._describe(topic) is None:  # else another process has made it meanwhile
+                    return self.block(topic)
+            elif source.open:
+                others = sum(other.made_by == "open_rule" for name, other in known.items() if name != topic)
+                if others >= self._sources.topics_max:
+                    return errors.TOPICS_MAX
+            await record_topic(store, topic, _NOT_MADE_YET, made_by, only_new=True)
+            info = await asyncio.to_thread(self._admin.ensure_topic, topic, self._record_bytes_max)
+            self._found(info, made_by)
+            await self._record()
         return None
 
-    def block(self, topic: str, reason: str) -> None:
-        """Kafka says that the topic is gone."""
-        self.ready.discard(topic)
-        if topic not in self.blocked:
-            self.blocked[topic] = reason
-            self._log.error("topic is gone; create it anew or choose another", topic=topic, reason=reason)
+    async def _describe(self, topic: str) -> TopicInfo | None:
+        return (await asyncio.to_thread(self._admin.describe, [topic])).get(topic)
 
-    def use(self, sources: list[Source]) -> None:
-        """The configured sources, at start and after a reload: their topics are made before the first request."""
-        self._sources = sources
+    async def _known(self) -> dict[str, KnownTopic]:
+        return {} if self._store is None else await known_topics(self._store)
+
+    def _found(self, info: TopicInfo, made_by: MadeBy) -> None:
+        # The broker cuts the connection over a record that is too large, and others die with it (rules.md 9).
+        self.ready[info.name] = min(self._record_bytes_max, info.record_bytes_max or self._record_bytes_max)
+        self._refused.pop(info.name, None)
+        if self.blocked.pop(info.name, None) is not None:
+            self._log.info("topic is there again", topic=info.name)
+        if self._store is not None:
+            self._unrecorded[info.name] = (info.topic_id, made_by)
+
+    async def _record(self) -> None:
+        """Whatever is not on record yet. Raises StoreError; then it is tried again."""
+        for name, (topic_id, made_by) in list(self._unrecorded.items()):
+            assert self._store is not None
+            await record_topic(self._store, name, topic_id, made_by)
+            if self._unrecorded.get(name) == (topic_id, made_by):
+                del self._unrecorded[name]
+
+    def block(self, topic: str) -> Refusal:
+        """Kafka says that the topic is gone. What its sources are answered."""
+        self.ready.pop(topic, None)
+        if topic not in self.blocked:
+            self.blocked[topic] = "UNKNOWN_TOPIC"
+            self._log.error("topic is gone; create it anew or choose another", topic=topic, reason="UNKNOWN_TOPIC")
+        return errors.TOPIC_BLOCKED
 
     async def run(self) -> None:
-        """Make what is missing, and look again after topics that are blocked or could not be checked."""
+        """Make what is missing, put on record what is not, and look again after what is blocked or may have changed."""
+        turn = 0
         while True:
-            wanted = {s.topic: s for s in self._sources if s.topic not in self.ready}
-            for source in wanted.values():
+            missing = {s.topic: s for s in self._sources.all() if s.topic not in self.ready}
+            for source in missing.values():
                 await self._ensure(source)
-            for topic in [t for t in self.blocked if t not in wanted]:
-                await self._recheck(topic)
+            again = [topic for topic in self.blocked if topic not in missing]
+            turn = (turn + 1) % _LIMITS_EVERY
+            if turn == 0:
+                again += self.ready
+            try:
+                await self._look_again(again)
+                await self._record()
+            except (KafkaError, StoreError) as error:
+                self._log.warning("topics not checked", error=error.message)
             await asyncio.sleep(_RECHECK_S)
 
-    async def _recheck(self, topic: str) -> None:
-        try:
-            found = (await asyncio.to_thread(self._admin.topic_ids, [topic])).get(topic)
-        except KafkaError:
+    async def _look_again(self, topics: list[str]) -> None:
+        if not topics:
             return
-        if found is not None:
-            del self.blocked[topic]
-            self._log.info("topic is there again", topic=topic)
+        found = await asyncio.to_thread(self._admin.describe, topics)
+        for topic in topics:
+            if topic in found:
+                self._found(found[topic], "outside")  # on record already, so who made it stays as it was
+            else:
+                self.block(topic)

@@ -209,7 +209,7 @@ class Producer:
         n = self._outstanding
         outcome.lane = lane = self._fast if n < self._fast_max else self._bulk
         try:
-            lane.produce(record.topic, record.value, record.key, -1, outcome.reported, None, 0, record.headers)
+            lane.produce(record.topic, record.value, record.key, -1, outcome.reported, None, 0, record.headers)  # type: ignore[arg-type]  # an invariant list in its stub
         except BufferError:
             raise QueueFull(lane.name) from None
         self._outstanding = n + 1

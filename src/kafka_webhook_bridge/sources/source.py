@@ -25,7 +25,8 @@ class Source:
 
     `allow` is the value of the header Allow; `credentials` are digests, empty with `auth` none; `needs_json` tells that
     the key or the format wants the body parsed; `rate_limit_per_second` is of the whole bridge (None: no limit);
-    `ce_source` is `/sources/<name>`; `default_type` is `webhook.<name>`, also as bytes for the record's header.
+    `ce_source` is `/sources/<name>`; `default_type` is `webhook.<name>`, also as bytes for the record's header; `open`
+    tells that the open rule made it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Source:
     default_type: str
     name_bytes: bytes
     default_type_bytes: bytes
+    open: bool = False
 
 
 class Named(TypedDict):

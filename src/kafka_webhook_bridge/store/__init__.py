@@ -1,0 +1,16 @@
+"""PostgreSQL: the archive of events, and what processes agree on.
+
+pool.py          Store: bounded connections, errors in words
+migrate.py       migrations/*.sql → the database; schema.sql is what comes out
+rows.py          EventRow: a row as it is written
+archive.py       batches of rows with their Kafka positions, fenced
+events.py        Search, get
+partitions.py    ahead, default, dropped
+coordination.py  leases, topics on record
+queries.sql      every statement by name
+"""
+
+from kafka_webhook_bridge.store.migrate import migrate
+from kafka_webhook_bridge.store.pool import Store
+
+__all__ = ["Store", "migrate"]

@@ -1,6 +1,6 @@
 """What PostgreSQL is and what the bridge's role may do there, for `kwb doctor` and `kwb topics`.
 
-One short connection per question, so it works while the bridge itself cannot.
+A connection of its own, so it works while the bridge itself does not run.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import asyncpg
-
-from kafka_webhook_bridge.errors import ConfigError, Problem, StoreError
 from kafka_webhook_bridge.settings import StoreSettings
+from kafka_webhook_bridge.store.migrate import migrations
+from kafka_webhook_bridge.store.pool import Store
 
-OLDEST, NEWEST = 15, 18  # major versions that the bridge is tried with
+NEWEST_MAJOR = 18  # that the bridge is tried with; the oldest is store.pool.SERVER_MAJOR_MIN
 
 _FACTS = """
 SELECT current_setting('server_version_num')::int AS version_num,
@@ -30,19 +29,24 @@ SELECT current_setting('server_version_num')::int AS version_num,
        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::int AS connections,
        pg_database_size(current_database()) AS size_bytes,
        to_regclass('archive_offsets') IS NOT NULL AS has_archive,
-       to_regclass('topics') IS NOT NULL AS has_topics
+       to_regclass('topics') IS NOT NULL AS has_topics,
+       to_regclass('kwb_migrations') IS NOT NULL AS has_migrations
 """
+_NOT_AS_THEY_ARE = {"has_topics", "has_migrations", "fsync", "full_page_writes"}
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
+_SCHEMA_VERSION = "SELECT max(version) FROM kwb_migrations"
 _TOPICS = "SELECT name, made_by FROM topics"
 _OFFSETS = "SELECT topic_id::text, partition, next_offset FROM archive_offsets"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The server and the database. `clock_ahead_ms` is its clock less ours; `answer_ms` the time of one question.
+    """The server and the database.
 
-    `made_by` tells who made each topic (`source`, `open_rule`, `outside`); `next_offsets` how far the archive is, by
-    topic id and partition. Both are empty before the first start of the bridge.
+    `clock_ahead_ms` is its clock less ours; `answer_ms` the time of one question. `schema_version` is of the migrations
+    applied, `schema_known` the newest that this bridge brings. `made_by` tells who made each topic (`source`,
+    `open_rule`, `outside`); `next_offsets` how far the archive is, by topic id and partition. Before the first start of
+    the bridge they are empty and the version is 0.
     """
 
     version_num: int
@@ -58,6 +62,8 @@ class Facts:
     connections: int
     size_bytes: int
     has_archive: bool
+    schema_version: int
+    schema_known: int
     answer_ms: float
     clock_ahead_ms: float
     made_by: Mapping[str, str]
@@ -74,26 +80,23 @@ class Facts:
 
 
 async def read_facts(settings: StoreSettings) -> Facts:
-    """Raises ConfigError without a URL, StoreError when PostgreSQL refuses or does not answer in time."""
-    if settings.url is None:
-        raise ConfigError([Problem("DATABASE_URL", "is not set")], hint="There is no archive without it.")
-    timeout_s = settings.connect_timeout_ms / 1000
-    try:
-        connection = await asyncpg.connect(
-            settings.url.get_secret_value(), timeout=timeout_s, command_timeout=timeout_s, statement_cache_size=0
-        )
-    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise _failed("connecting", error) from error
-    try:
+    """Raises ConfigError for a URL that cannot be used, StoreError when PostgreSQL refuses or does not answer."""
+    async with (
+        Store(settings) as store,
+        store.connection("telling what it is", timeout_ms=2 * settings.connect_timeout_ms) as connection,
+    ):
         found = await connection.fetchrow(_FACTS)
         assert found is not None
         sent = time.time()
         theirs = await connection.fetchval(_CLOCK)
         received = time.time()
+        version = await connection.fetchval(_SCHEMA_VERSION) if found["has_migrations"] else 0
         topics = await connection.fetch(_TOPICS) if found["has_topics"] else []
         offsets = await connection.fetch(_OFFSETS) if found["has_archive"] else []
         return Facts(
-            **{name: value for name, value in found.items() if name not in {"has_topics", "fsync", "full_page_writes"}},
+            **{name: value for name, value in found.items() if name not in _NOT_AS_THEY_ARE},
+            schema_version=version or 0,
+            schema_known=len(migrations()),
             fsync=found["fsync"] == "on",
             full_page_writes=found["full_page_writes"] == "on",
             answer_ms=(received - sent) * 1000,
@@ -101,23 +104,3 @@ async def read_facts(settings: StoreSettings) -> Facts:
             made_by={row[0]: row[1] for row in topics},
             next_offsets={(row[0], row[1]): row[2] for row in offsets},
         )
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise _failed("reading what it is", error) from error
-    finally:
-        connection.terminate()
-
-
-def _failed(doing: str, error: Exception) -> StoreError:
-    said = str(error) or "no answer in time"
-    if isinstance(error, asyncpg.InvalidAuthorizationSpecificationError):
-        hint = "Check the user and the password in DATABASE_URL."
-    elif isinstance(error, asyncpg.InvalidCatalogNameError):
-        hint = "Make the database, or correct its name in DATABASE_URL."
-    elif isinstance(error, asyncpg.PostgresError):
-        hint = "The server's log says more."
-    elif isinstance(error, (ValueError, asyncpg.InterfaceError)):
-        hint = "DATABASE_URL looks like postgresql://user:password@host:5432/database."
-        said = "DATABASE_URL is not understood" if isinstance(error, ValueError) else said
-    else:
-        hint = "Is PostgreSQL up, and is the address in DATABASE_URL right from this machine?"
-    return StoreError(f"PostgreSQL failed while {doing}: {said}", hint=hint)

@@ -1,0 +1,100 @@
+"""Finding events: each filter has an index, every page is read by event_id, every statement has a time limit."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from kafka_webhook_bridge.errors import UsageError
+from kafka_webhook_bridge.store import ids
+from kafka_webhook_bridge.store.pool import Connection, Store
+from kafka_webhook_bridge.store.sql import QUERIES
+
+JSON_WINDOW = timedelta(days=1)  # of a JSON search without --since
+LIMIT_MAX = 10_000
+INDEXED_CHARACTERS_MAX = 500  # of `type` and `key`: an entry of a B-tree takes 2 704 bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What to look for; None asks for everything. Times are those inside the event id, `until` excluded.
+
+    `json` is a JSON document (text) that the body contains in the sense of PostgreSQL's `@>`. `after` is the last id
+    of the page before: the next page has older ones.
+    """
+
+    source: str | None = None
+    type: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    key: str | None = None
+    json: str | None = None
+    after: uuid.UUID | None = None
+    limit: int = 50
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.limit <= LIMIT_MAX:
+            raise UsageError(f"--limit is from 1 to {LIMIT_MAX}.")
+        if self.since and self.until and self.since >= self.until:
+            raise UsageError("--since is not before --until.")
+
+    def bounded(self, now: datetime) -> Search:
+        """The same search; one by JSON is given a beginning when it has none (rules.md 21)."""
+        if self.json is None or self.since is not None:
+            return self
+        end = self.until or now
+        if self.after is not None:
+            end = min(end, ids.moment(ids.time_ms(self.after)))
+        return replace(self, since=end - JSON_WINDOW)
+
+    def statement(self) -> tuple[str, list[Any]]:
+        """SQL and its arguments. Values travel as parameters, never as text."""
+        low = ids.floor(ids.milliseconds(self.since)) if self.since else None
+        high = ids.floor(ids.milliseconds(self.until)) if self.until else None
+        if self.after is not None:
+            high = min(high, self.after) if high else self.after
+        conditions = (
+            ("event_id >= $", low),
+            ("event_id < $", high),
+            ("source = $", self.source),
+            ("type = $", _cut(self.type)),
+            ("key = $", _cut(self.key)),
+            ("body_json @> $", self.json.encode() if self.json is not None else None),
+        )
+        wanted = [(text, value) for text, value in conditions if value is not None]
+        where = " AND ".join(f"{text}{place}" for place, (text, _) in enumerate(wanted, 1)) or "true"
+        query = QUERIES["events_search" if self.json is None else "events_search_json"]
+        return query.format(where=where, limit=self.limit), [value for _, value in wanted]
+
+
+def _cut(text: str | None) -> str | None:
+    """As the archive cuts what it indexes."""
+    return None if text is None else text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:INDEXED_CHARACTERS_MAX]
+
+
+async def search(store: Store, wanted: Search) -> list[Mapping[str, Any]]:
+    """The newest events that match. Raises StoreError with advice when it takes longer than the statement time-out."""
+    sql, arguments = wanted.statement()
+    async with _reading(store, "searching") as connection:
+        return [dict(row) for row in await connection.fetch(sql, *arguments)]
+
+
+async def get(store: Store, event_id: uuid.UUID) -> Mapping[str, Any] | None:
+    """All columns of one event."""
+    async with _reading(store, "reading an event") as connection:
+        row = await connection.fetchrow(QUERIES["events_get"], event_id)
+        return None if row is None else dict(row)
+
+
+@asynccontextmanager
+async def _reading(store: Store, doing: str) -> AsyncIterator[Connection]:
+    """A transaction in which PostgreSQL ends a statement that is too slow, and that is cut when it does not answer."""
+    settings = store.settings
+    patience_ms = settings.connect_timeout_ms + 2 * settings.statement_timeout_ms
+    async with store.connection(doing, timeout_ms=patience_ms) as connection, connection.transaction(readonly=True):
+        await connection.execute(f"SET LOCAL statement_timeout = {settings.statement_timeout_ms:d}")
+        yield connection

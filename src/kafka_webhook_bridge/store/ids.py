@@ -1,0 +1,44 @@
+"""Event ids as places in time: the first 48 bits of a UUIDv7 are milliseconds since 1970 (RFC 9562, section 5.7).
+
+The bounds of partitions and of time filters are such prefixes followed by zeros, which sort before every id of that
+millisecond. They are computed here, because no PostgreSQL before 18 can (rules.md 18).
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from datetime import UTC, datetime, timedelta
+
+DAY_MS = 86_400_000
+TIME_MS_MAX = 253_402_300_799_999  # the end of the year 9999, the last that datetime knows
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def floor(time_ms: int) -> uuid.UUID:
+    """The least id of that millisecond or later; times outside the range of ids become its ends."""
+    return uuid.UUID(int=min(max(time_ms, 0), 2**48 - 1) << 80)
+
+
+def time_ms(event_id: uuid.UUID) -> int:
+    """Milliseconds since 1970 inside an id or a bound."""
+    return event_id.int >> 80
+
+
+def moment(milliseconds: int) -> datetime:
+    """The time as PostgreSQL takes it, without the rounding of floats."""
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def milliseconds(time: datetime) -> int:
+    """Milliseconds since 1970 of an aware time."""
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def parse(text: str) -> uuid.UUID | None:
+    """The id, or None when the text is not a UUIDv7 as the bridge writes them, with a time before the year 10000."""
+    if _UUID7.fullmatch(text) is None:
+        return None
+    found = uuid.UUID(text)
+    return found if found.int >> 80 <= TIME_MS_MAX else None

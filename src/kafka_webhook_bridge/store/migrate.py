@@ -1,0 +1,78 @@
+"""Migrations: numbered files, applied forward only, each in a transaction of its own, by one process at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from kafka_webhook_bridge.errors import StoreError
+from kafka_webhook_bridge.observability import logs
+from kafka_webhook_bridge.store.pool import Store
+from kafka_webhook_bridge.store.sql import QUERIES
+
+TIMEOUT_MS = 600_000  # a later migration may rebuild an index of a large table
+_LOCK = 0x6B77620001  # "kwb", 1
+_FILE = re.compile(r"(\d{4})_(\w+)\.sql")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file. `sha256` shows whether the file was changed after it had been applied."""
+
+    version: int
+    name: str
+    sql: str
+    sha256: str
+
+
+def migrations() -> list[Migration]:
+    """All that this version of the bridge knows, in order."""
+    found = []
+    for file in files(__package__).joinpath("migrations").iterdir():
+        if match := _FILE.fullmatch(file.name):
+            sql = file.read_text(encoding="utf-8")
+            found.append(Migration(int(match[1]), match[2], sql, hashlib.sha256(sql.encode()).hexdigest()))
+    found.sort(key=lambda migration: migration.version)
+    assert [m.version for m in found] == list(range(1, len(found) + 1)), "migrations must be numbered without a gap"
+    return found
+
+
+async def migrate(store: Store) -> list[Migration]:
+    """Bring the database up to date; what was applied now. Does nothing, quickly, when there is nothing to do.
+
+    Raises StoreError when the database is newer than this program or was migrated by an altered file.
+    """
+    applied: list[Migration] = []
+    for migration in migrations():
+        doing = "migrating the database"
+        async with store.connection(doing, timeout_ms=TIMEOUT_MS) as connection, connection.transaction():
+            await connection.execute(QUERIES["migrations_lock"], _LOCK)
+            await connection.execute(QUERIES["migrations_table"])
+            there = {row["version"]: dict(row) for row in await connection.fetch(QUERIES["migrations_applied"])}
+            _check(there)
+            if migration.version in there:
+                continue
+            await connection.execute(migration.sql)
+            await connection.execute(QUERIES["migrations_record"], migration.version, migration.name, migration.sha256)
+        applied.append(migration)
+        logs.get_logger("store").info("migration applied", version=migration.version, migration=migration.name)
+    return applied
+
+
+def _check(there: Mapping[int, Mapping[str, Any]]) -> None:
+    known = {migration.version: migration for migration in migrations()}
+    if there and max(there) > max(known):
+        raise StoreError(
+            f"The database is at version {max(there)}, this bridge knows version {max(known)}.",
+            hint="Use the newer bridge that made it; migrations go forward only.",
+        )
+    for version, row in there.items():
+        if row["sha256"] != known[version].sha256:
+            raise StoreError(
+                f"Migration {version} ({row['name']}) was applied from another file than this bridge has.",
+                hint="Use a released version of the bridge; an applied migration is never edited.",
+            )

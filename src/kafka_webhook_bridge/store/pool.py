@@ -1,0 +1,138 @@
+"""Connections to PostgreSQL. asyncpg is known in this folder alone; what leaves it is a StoreError."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+
+from kafka_webhook_bridge.errors import ConfigError, Problem, StoreError
+from kafka_webhook_bridge.settings import StoreSettings
+from kafka_webhook_bridge.store.errors import FAILURES, translate
+from kafka_webhook_bridge.store.sql import QUERIES
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+# As a string, because asyncpg's classes take type arguments in their stubs alone.
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+SERVER_MAJOR_MIN = 15
+IDLE_CONNECTION_S = 60.0
+IDLE_IN_TRANSACTION_MS = 60_000  # ends what a stopped process holds: its locks and its snapshot
+_CLOSE_WAIT_S = 2.0
+
+
+class Store:
+    """A bounded pool. Nothing connects before the first use, so a process starts while PostgreSQL is down.
+
+    Raises ConfigError for a URL that cannot be used, and StoreError whenever PostgreSQL fails or does not answer.
+    """
+
+    def __init__(self, settings: StoreSettings) -> None:
+        if settings.url is None:
+            raise ConfigError(
+                [Problem("DATABASE_URL", "is not set: the archive needs PostgreSQL")],
+                hint="`make up` gives one; elsewhere postgresql://user:password@host:5432/database.",
+            )
+        self.settings = settings
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def open(self) -> None:
+        """Bind the pool to the running loop."""
+        assert self.settings.url is not None
+        try:
+            self._pool = asyncpg.create_pool(
+                self.settings.url.get_secret_value(),
+                min_size=0,
+                max_size=self.settings.connections_max,
+                max_inactive_connection_lifetime=IDLE_CONNECTION_S,
+                timeout=self.settings.connect_timeout_ms / 1000,
+                init=_prepare,
+                server_settings={
+                    "application_name": "kwb",
+                    "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+                    "jit": "off",  # it compiles for longer than any of these queries runs
+                },
+            )
+            await self._pool
+        except (ValueError, asyncpg.ClientConfigurationError):  # their text would show the URL with its password
+            raise ConfigError(
+                [Problem("DATABASE_URL", "is not a URL that PostgreSQL's client understands")],
+                hint="postgresql://user:password@host:5432/database, special characters percent-encoded.",
+            ) from None
+
+    async def close(self) -> None:
+        """Give connections in use a moment, then cut them."""
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            try:
+                await asyncio.wait_for(pool.close(), _CLOSE_WAIT_S)
+            except TimeoutError:
+                pool.terminate()
+
+    async def __aenter__(self) -> Store:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def ping(self) -> None:
+        """Raises StoreError when PostgreSQL does not answer in time."""
+        async with self.connection("answering", timeout_ms=self.settings.connect_timeout_ms) as connection:
+            await connection.execute(QUERIES["ping"])
+
+    @asynccontextmanager
+    async def connection(self, doing: str, *, timeout_ms: int) -> AsyncIterator[Connection]:
+        """A connection for at most `timeout_ms`, waiting for one included. `doing` names the work in errors.
+
+        A connection whose work did not end in time is cut, not asked: the cancellation of a statement may itself wait
+        for ever on a server that is stopped (rules.md 1).
+        """
+        if self._pool is None:
+            raise StoreError("The store is closed.")
+        pool = self._pool
+        acquired: Connection | None = None
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                acquired = await pool.acquire()
+                yield acquired
+        except FAILURES as failure:
+            if acquired is not None and isinstance(failure, TimeoutError):
+                acquired.terminate()
+            raise translate(doing, failure) from failure
+        except asyncio.CancelledError:
+            if acquired is not None:
+                acquired.terminate()
+            raise
+        finally:
+            if acquired is not None:
+                await _release(pool, acquired)
+
+
+async def _release(pool: asyncpg.Pool[asyncpg.Record], connection: Any) -> None:
+    try:
+        await pool.release(connection, timeout=_CLOSE_WAIT_S)
+    except (*FAILURES, asyncio.CancelledError):
+        connection.terminate()
+
+
+async def _prepare(connection: Connection) -> None:
+    version = connection.get_server_version()
+    if version.major < SERVER_MAJOR_MIN:
+        raise StoreError(
+            f"PostgreSQL {version.major} is too old.", hint="Supported are PostgreSQL 15 to 18; upgrade the server."
+        )
+    # jsonb as bytes: the archive has them as bytes already, and whoever reads decides how to parse them.
+    # In PostgreSQL's binary form the text follows one byte with the version of the format.
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        format="binary",
+        encoder=lambda text: b"\x01" + text,
+        decoder=lambda data: bytes(data[1:]),
+    )

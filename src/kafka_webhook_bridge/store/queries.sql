@@ -1,0 +1,176 @@
+-- name: ping
+-- Does it answer?
+SELECT 1;
+
+-- name: migrations_table
+-- What has been applied to this database.
+CREATE TABLE IF NOT EXISTS kwb_migrations (
+    version    integer     PRIMARY KEY,
+    name       text        NOT NULL,
+    sha256     text        NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- name: migrations_lock
+-- Only one process migrates; the others wait here and then find the work done.
+SELECT pg_advisory_xact_lock($1);
+
+-- name: migrations_applied
+-- All of them, oldest first.
+SELECT version, name, sha256 FROM kwb_migrations ORDER BY version;
+
+-- name: migrations_record
+-- In the transaction of the migration itself.
+INSERT INTO kwb_migrations (version, name, sha256) VALUES ($1, $2, $3);
+
+-- name: lease_take
+-- Take or renew a lease for $3 seconds; no row when somebody else holds it.
+INSERT INTO leases AS l (name, holder, expires_at) VALUES ($1, $2, now() + make_interval(secs => $3))
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at
+WHERE l.holder = excluded.holder OR l.expires_at < now()
+RETURNING true;
+
+-- name: lease_release
+-- Give a lease back, so that another need not wait for its end.
+DELETE FROM leases WHERE name = $1 AND holder = $2;
+
+-- name: topics_record
+-- A topic that the bridge made or found. Who made it first stays on record; its id follows the real one.
+INSERT INTO topics (name, topic_id, made_by) VALUES ($1, $2, $3)
+ON CONFLICT (name) DO UPDATE SET topic_id = excluded.topic_id WHERE topics.topic_id <> excluded.topic_id;
+
+-- name: topics_announce
+-- A topic that is about to be made.
+INSERT INTO topics (name, topic_id, made_by) VALUES ($1, $2, $3) ON CONFLICT (name) DO NOTHING;
+
+-- name: topics_turn
+-- Making topics, one process at a time: until the end of the transaction.
+SELECT pg_advisory_xact_lock($1);
+
+-- name: topics_all
+-- Every topic on record.
+SELECT name, topic_id, made_by, created_at FROM topics ORDER BY name;
+
+-- name: topics_names
+-- Asked every second by the archive, to find new topics.
+SELECT name FROM topics;
+
+-- name: offsets_read
+-- How far the archive has read these topics; with the ids that the names had before.
+SELECT topic_id, partition, topic, next_offset FROM archive_offsets
+WHERE topic_id = ANY ($1::uuid[]) OR topic = ANY ($2::text[]);
+
+-- name: offsets_start
+-- The first position of a partition. Another archiver may have been faster.
+INSERT INTO archive_offsets (topic_id, partition, topic, next_offset)
+SELECT * FROM unnest($1::uuid[], $2::integer[], $3::text[], $4::bigint[])
+ON CONFLICT (topic_id, partition) DO NOTHING;
+
+-- name: offsets_move
+-- The fence: a position is moved only from where the writer believed it to be (rules.md 19). First in the transaction, so
+-- that a second archiver waits here and then moves nothing.
+UPDATE archive_offsets AS o SET next_offset = n.next_offset, updated_at = now()
+FROM unnest($1::uuid[], $2::integer[], $3::bigint[], $4::bigint[]) AS n (topic_id, partition, expected, next_offset)
+WHERE o.topic_id = n.topic_id AND o.partition = n.partition AND o.next_offset = n.expected;
+
+-- name: staging_make
+-- Rows arrive by COPY, which knows no ON CONFLICT, and are inserted from here. Lives as long as its connection.
+CREATE TEMPORARY TABLE IF NOT EXISTS kwb_staging (LIKE events) ON COMMIT DELETE ROWS;
+
+-- name: staging_relax
+-- A copied row names neither its state nor what it duplicates; wide rows are not compressed twice.
+ALTER TABLE kwb_staging ALTER state DROP NOT NULL, SET (toast_tuple_target = 4080);
+
+-- name: staging_empty
+-- Between the parts of a batch that was refused as a whole.
+DELETE FROM kwb_staging;
+
+-- name: events_store
+-- One row per event, however often its record comes. A row that waited in the outbox gets its position (rules.md 4).
+INSERT INTO events AS e ({columns}, state)
+SELECT {columns}, 'stored' FROM kwb_staging
+ON CONFLICT (event_id) DO UPDATE SET
+    state = 'stored', topic = excluded.topic, topic_id = excluded.topic_id,
+    partition = excluded.partition, "offset" = excluded."offset"
+WHERE e."offset" IS NULL;
+
+-- name: events_mark_duplicates
+-- duplicate_of is the earliest event with the same dedupe_key within the window (rules.md 12). Computed anew for every
+-- event that shares a key with the batch, because records of several partitions arrive in any order.
+WITH shared AS (
+    SELECT
+        e.event_id,
+        count(*) OVER (PARTITION BY e.dedupe_key) AS events,
+        (min(e.event_id::text COLLATE "C") OVER (
+            PARTITION BY e.dedupe_key ORDER BY e.received_at
+            RANGE BETWEEN make_interval(days => $4) PRECEDING AND CURRENT ROW
+        ))::uuid AS first_id
+    FROM (SELECT DISTINCT unnest($1::text[]) AS dedupe_key) AS batch
+    JOIN events AS e USING (dedupe_key)
+    WHERE e.event_id >= $2 AND e.event_id < $3
+)
+UPDATE events AS e SET duplicate_of = nullif(s.first_id, s.event_id)
+FROM shared AS s
+WHERE s.events > 1 AND e.event_id = s.event_id AND e.event_id >= $2 AND e.event_id < $3
+  AND e.duplicate_of IS DISTINCT FROM nullif(s.first_id, s.event_id);
+
+-- name: events_get
+-- One event with everything.
+SELECT * FROM events WHERE event_id = $1;
+
+-- name: events_search
+-- The newest first. {where} is made of fixed fragments with parameters.
+SELECT event_id, received_at, source, type, key, state, method, path, topic, partition, "offset",
+       octet_length(body) AS body_bytes, verified, dedupe_key, duplicate_of, parse_error
+FROM events
+WHERE {where}
+ORDER BY event_id DESC LIMIT {limit};
+
+-- name: events_search_json
+-- As events_search, but JSON containment is answered by its index before anything is sorted. Left to itself the planner
+-- believes that one document in a thousand contains whatever is asked, and walks the table from its end.
+WITH found AS MATERIALIZED (
+    SELECT event_id, received_at, source, type, key, state, method, path, topic, partition, "offset",
+           octet_length(body) AS body_bytes, verified, dedupe_key, duplicate_of, parse_error
+    FROM events
+    WHERE {where}
+)
+SELECT * FROM found ORDER BY event_id DESC LIMIT {limit};
+
+-- name: partitions_all
+-- Partitions of events with their bounds as PostgreSQL writes them; the default one has none.
+SELECT c.oid::regclass::text AS name, pg_get_expr(c.relpartbound, c.oid) AS bounds
+FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+WHERE i.inhparent = 'events'::regclass;
+
+-- name: partitions_make
+-- Made beside and attached, which keeps readers and writers of other partitions going.
+CREATE TABLE {name} (LIKE events INCLUDING DEFAULTS INCLUDING CONSTRAINTS) WITH (toast_tuple_target = 4080);
+
+-- name: partitions_lock_default
+-- Attaching checks that the default partition has no such rows; nobody may add one meanwhile.
+LOCK TABLE ONLY events_default IN ACCESS EXCLUSIVE MODE;
+
+-- name: partitions_move
+-- Events that came before their partition was made.
+WITH moved AS (DELETE FROM events_default WHERE event_id >= $1 AND event_id < $2 RETURNING *)
+INSERT INTO {name} SELECT * FROM moved;
+
+-- name: partitions_attach
+-- Takes a lock on events that lets everybody read and write.
+ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{low}') TO ('{high}');
+
+-- name: partitions_drop
+-- Waits for readers, but not longer than lock_timeout.
+DROP TABLE {name};
+
+-- name: partitions_expire_default
+-- What is too old in the default partition, so many rows at a time.
+DELETE FROM events_default WHERE event_id IN (
+    SELECT event_id FROM events_default WHERE event_id < $1 ORDER BY event_id LIMIT $2
+);
+
+-- name: partitions_default_ids
+-- The ids within the window that lie in the default partition, first and last.
+SELECT min(event_id::text COLLATE "C") AS first_id, max(event_id::text COLLATE "C") AS last_id
+FROM events_default WHERE event_id >= $1 AND event_id < $2;
