@@ -5,17 +5,17 @@ Several stacks stand side by side when each has its own folder and free ports.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from kafka_webhook_bridge.stack.bridge import Bridge
 from kafka_webhook_bridge.stack.files import make_folder
-from kafka_webhook_bridge.stack.kafka import Kafka, KafkaPorts
+from kafka_webhook_bridge.stack.kafka import HEAP_BYTES, Kafka, KafkaPorts
+from kafka_webhook_bridge.stack.keeper import together
 from kafka_webhook_bridge.stack.postgres import Postgres
 
-__all__ = ["Kafka", "KafkaPorts", "Postgres", "Stack"]
+__all__ = ["Bridge", "Kafka", "KafkaPorts", "Postgres", "Stack"]
 
 
 class Stack:
@@ -27,28 +27,28 @@ class Stack:
         *,
         kafka_ports: KafkaPorts | None = None,
         postgres_port: int = 0,
+        heap_bytes: int = HEAP_BYTES,
+        jar_cache: Path | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.folder = folder
-        self.kafka = Kafka(folder / "kafka", ports=kafka_ports, progress=progress)
+        self.kafka = Kafka(
+            folder / "kafka", ports=kafka_ports, heap_bytes=heap_bytes, jar_cache=jar_cache, progress=progress
+        )
         self.postgres = Postgres(folder / "postgres", port=postgres_port, progress=progress)
 
     def start(self) -> None:
         """Both at once. When one fails, the other is stopped and the error raised."""
-        # As root PostgreSQL runs as another user, who has to pass through here to its own folder.
-        make_folder(self.folder, 0o711 if os.geteuid() == 0 else 0o700)
-        with ThreadPoolExecutor(2) as pool:
-            starts = [pool.submit(server.start) for server in (self.kafka, self.postgres)]
-        for start in starts:
-            if start.exception():
-                self.stop()
-            start.result()
+        make_folder(self.folder, to_pass=True)
+        try:
+            together([self.kafka.start, self.postgres.start])
+        except BaseException:
+            self.stop()
+            raise
 
     def stop(self) -> None:
         """Both at once, cleanly."""
-        with ThreadPoolExecutor(2) as pool:
-            for stop in [pool.submit(server.stop) for server in (self.kafka, self.postgres)]:
-                stop.result()
+        together([self.kafka.stop, self.postgres.stop])
 
     def destroy(self) -> None:
         """End both at once and remove everything that they wrote."""
@@ -62,5 +62,7 @@ class Stack:
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka.bootstrap,
             "KAFKA_USERNAME": self.kafka.username,
             "KAFKA_PASSWORD": self.kafka.password,
+            "KWB_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+            "KWB_KAFKA_SASL_MECHANISM": "PLAIN",
             "DATABASE_URL": self.postgres.url,
         }

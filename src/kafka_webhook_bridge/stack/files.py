@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kafka_webhook_bridge.errors import StackError
@@ -18,11 +18,14 @@ from kafka_webhook_bridge.errors import StackError
 FREE_BYTES_MIN = 512 * 1024**2
 
 
-def make_folder(folder: Path, mode: int = 0o700) -> Path:
-    """The folder with exactly this mode, made where missing."""
+def make_folder(folder: Path, *, to_pass: bool = False) -> Path:
+    """The folder, made where missing, closed to others.
+
+    `to_pass`: as root, others may pass through it (0711), for PostgreSQL runs as another user then.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        folder.chmod(mode)
+        folder.chmod(0o711 if to_pass and os.geteuid() == 0 else 0o700)
     except OSError as error:
         raise StackError(
             f"The folder {folder} cannot be made: {error.strerror}.", hint="Choose another with --dir."
@@ -56,18 +59,18 @@ def write_private(path: Path, text: str) -> None:
         raise
 
 
-def secrets_of(path: Path, *names: str) -> dict[str, str]:
-    """The generated passwords kept in the private JSON file `path`; names that it lacks are added."""
+def secrets_of(path: Path, *names: str, given: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The passwords kept in the private JSON file `path`. Those `given` replace them, missing `names` are generated."""
     try:
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     except ValueError as error:
         raise StackError(
             f"{path} is damaged.", hint="Put it back from a copy, or begin anew with another --dir."
         ) from error
-    missing = {name: secrets.token_urlsafe(24) for name in names if name not in known}
-    if missing:
-        write_private(path, json.dumps({**known, **missing}, indent=1) + "\n")
-    return {**known, **missing}
+    whole = {name: secrets.token_urlsafe(24) for name in names} | known | dict(given or {})
+    if whole != known:
+        write_private(path, json.dumps(whole, indent=1) + "\n")
+    return whole
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""Kafka's jars: fetched once from the Maven repository, then checked against the committed sums in jars.sha256.
+"""Kafka's jars: exactly those of jars.sha256, fetched once from a Maven repository and checked against its sums.
 
-log4j-slf4j-impl is resolved by itself: in one call with the broker its managed versions pull an older kafka-clients,
-and the broker dies with NoSuchMethodError.
+jars.sha256 is a lock file in the format of sha256sum: `<SHA-256>  <set>/<path in a Maven repository>`, made by
+tools/jar_sums.py. Since it names every jar, a first start reads no POM and fetches all of them side by side.
 """
 
 from __future__ import annotations
@@ -10,21 +10,41 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 from kafka_webhook_bridge.errors import StackError
 from kafka_webhook_bridge.stack.files import lock
 
 KAFKA_VERSION = "4.4.0"
-_LOG4J = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.5"
 JarSet = Literal["broker", "tools"]
-COORDINATES: dict[JarSet, tuple[str, ...]] = {
-    "broker": (f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}", _LOG4J),
-    "tools": (f"org.apache.kafka:kafka-tools:{KAFKA_VERSION}", _LOG4J),
-}
+
+_FETCHING = ".fetching-"
+_DOWNLOADS_MAX = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Jar:
+    """One line of jars.sha256. `path` is that of a Maven repository: `group/as/folders/artifact/version/file.jar`."""
+
+    path: PurePosixPath
+    sha256: str
+
+    @property
+    def group(self) -> str:
+        return ".".join(self.path.parts[:-3])
+
+    @property
+    def artifact(self) -> str:
+        return self.path.parts[-3]
+
+    @property
+    def version(self) -> str:
+        return self.path.parts[-2]
 
 
 def default_cache() -> Path:
@@ -32,89 +52,101 @@ def default_cache() -> Path:
     return Path.home() / ".cache" / "kafka-webhook-bridge"
 
 
-def sums() -> dict[str, str]:
-    """`<set>/<file name>` → SHA-256 in hex, as committed."""
+def locked(kind: JarSet) -> list[Jar]:
+    """The jars of one set as committed."""
     text = resources.files("kafka_webhook_bridge.stack").joinpath("jars.sha256").read_text()
-    return {name: digest for digest, name in (line.split() for line in text.splitlines() if line)}
+    lines = [line.split() for line in text.splitlines()]
+    return [Jar(PurePosixPath(path).relative_to(kind), sha) for sha, path in lines if path.startswith(f"{kind}/")]
 
 
 def jars(kind: JarSet, cache: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> list[Path]:
-    """The jars of one set, in order, each known to have its committed sum.
+    """The files of one set, in order, each known to have its committed sum.
 
     A file is hashed when it is new or its size or time has changed; otherwise a start costs one `stat` a jar.
     Raises StackError: no network, or a jar that is not the one expected.
     """
-    wanted = {name.removeprefix(f"{kind}/"): digest for name, digest in sums().items() if name.startswith(f"{kind}/")}
+    wanted = locked(kind)
     cache = cache or default_cache()
-    folder = cache / f"kafka-{KAFKA_VERSION}-{_short(wanted)}" / kind
+    digest_of_all = hashlib.sha256(repr(wanted).encode()).hexdigest()
+    folder = cache / f"kafka-{KAFKA_VERSION}-{kind}-{digest_of_all[:8]}"
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / name for name in sorted(wanted)]
     # Several projects may start at once on a fresh machine; one fetches, the others wait for it.
-    with lock(cache / "lock", "", "", wait=True):
-        if not all(path.exists() for path in paths):
-            progress("Fetching Apache Kafka, once (about 45 MB)")
-            _fetch(kind, wanted, folder)
-        _check(paths, wanted, folder)
-    return paths
+    with lock(folder / "lock", "", "", wait=True):
+        if missing := [jar for jar in wanted if not (folder / jar.path.name).exists()]:
+            progress(f"Fetching Apache Kafka {KAFKA_VERSION}, once")
+            _fetch(missing, folder)
+        _check(wanted, folder)
+    return [folder / jar.path.name for jar in wanted]
 
 
-def _check(paths: list[Path], wanted: dict[str, str], folder: Path) -> None:
+def _check(wanted: list[Jar], folder: Path) -> None:
     stamp = folder / "checked.json"
-    seen = {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in paths}
+    stats = {jar.path.name: (folder / jar.path.name).stat() for jar in wanted}
+    seen = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
     try:
         known = json.loads(stamp.read_text())
     except (OSError, ValueError):
         known = {}
-    for path in paths:
-        if known.get(path.name) != seen[path.name] and digest(path) != wanted[path.name]:
+    for jar in wanted:
+        if known.get(jar.path.name) != seen[jar.path.name] and digest(folder / jar.path.name) != jar.sha256:
             stamp.unlink(missing_ok=True)
             raise StackError(
-                f"{path} is not the file that was released: its SHA-256 differs from the committed one.",
+                f"{folder / jar.path.name} is not the file that was released: its SHA-256 is not the committed one.",
                 hint=f"Remove {folder} and start again; if it happens again, the network or a mirror alters files.",
             )
     if known != seen:
         stamp.write_text(json.dumps(seen))
 
 
-def _fetch(kind: JarSet, wanted: dict[str, str], folder: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as temporary:
-        fresh = Path(temporary)
-        resolve(kind, fresh)
-        if missing := sorted(name for name in wanted if not (fresh / name).exists()):
-            raise StackError(f"The Maven repository did not give {', '.join(missing)}.", hint="Try again later.")
-        for name in wanted:
-            (fresh / name).replace(folder / name)
+def _fetch(missing: list[Jar], folder: Path) -> None:
+    for abandoned in folder.glob(f"{_FETCHING}*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    # jgo writes into its cache in place, so an interrupted download would stay: the cache is a folder that goes.
+    with tempfile.TemporaryDirectory(prefix=_FETCHING, dir=folder) as temporary:
+        context = maven(Path(temporary))
+        for path in download(
+            context.project(jar.group, jar.artifact).at_version(jar.version).artifact() for jar in missing
+        ):
+            path.replace(folder / path.name)
 
 
-def resolve(kind: JarSet, into: Path) -> None:
-    """Put the jars of one set into the folder `into`, unchecked. Copies: nobody else's cache reaches ours later."""
+def maven(cache: Path) -> Any:
+    """jgo's way to Maven repositories: the central one and those of its settings file (`[repositories]`)."""
     try:
-        import jgo
+        from jgo.config import GlobalSettings
+        from jgo.constants import MAVEN_CENTRAL_URL
+        from jgo.maven import MavenContext
     except ImportError:
         raise StackError(
             "The embedded servers are not installed.", hint="pip install 'kafka-webhook-bridge[embedded]'"
         ) from None
-    with tempfile.TemporaryDirectory(prefix="kwb-jars-") as temporary:
-        for number, coordinates in enumerate(COORDINATES[kind]):
-            try:
-                built = jgo.build(coordinates, cache_dir=Path(temporary) / str(number))
-            except (OSError, RuntimeError) as error:  # the errors of requests are OSErrors
-                raise StackError(
-                    f"Apache Kafka could not be fetched: {str(error).strip().splitlines()[0]}",
-                    hint="The first start needs a network (a proxy is taken from HTTPS_PROXY). Without one, copy "
-                    f"{default_cache()} from a machine that has started once.",
-                ) from error
-            for path in built.all_jars:
-                # The first wins: what the broker asks for stands before what the logger asks for.
-                if not (into / path.name).exists():
-                    shutil.copyfile(path, into / path.name)
+    repositories = {"central": MAVEN_CENTRAL_URL, **GlobalSettings.load().repositories}
+    return MavenContext(repo_cache=cache, remote_repos=repositories)
+
+
+def download(artifacts: Iterable[Any]) -> list[Path]:
+    """The files of jgo's artifacts. Raises StackError when one cannot be had."""
+    pool = ThreadPoolExecutor(_DOWNLOADS_MAX)
+    try:
+        return list(pool.map(lambda artifact: artifact.resolve(), artifacts))
+    except (OSError, RuntimeError) as error:  # the errors of requests are OSErrors
+        raise StackError(
+            f"Apache Kafka could not be fetched: {_root_cause(error)}",
+            hint="The first start needs a network (a proxy is taken from HTTPS_PROXY). Without one, copy "
+            f"{default_cache()} from a machine that has started once.",
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _root_cause(error: BaseException) -> str:
+    """The first thing that went wrong, on one line: what follows from it says less."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def digest(path: Path) -> str:
     """SHA-256 in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _short(wanted: dict[str, str]) -> str:
-    return hashlib.sha256(repr(sorted(wanted.items())).encode()).hexdigest()[:8]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -34,10 +35,11 @@ USER = "bridge"
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
 _TOOL_TIMEOUT_S = 60.0
-_HEAP_MIB = 512
+HEAP_BYTES = 512 * 1024**2
 # C1 alone and the serial collector start in 1.5 s instead of 3 and keep the process at 320 MB.
 _JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
 _OUT_OF_MEMORY_EXIT = 3
+_FAULT = re.compile(r"^\S+ (?:ERROR|FATAL) (.+)$", re.MULTILINE)
 
 _PROPERTIES = """\
 process.roles=broker,controller
@@ -115,12 +117,11 @@ class Kafka:
         ports: KafkaPorts | None = None,
         properties: Mapping[str, str] | None = None,
         jvm: tuple[str, ...] = _JVM,
-        heap_mib: int = _HEAP_MIB,
+        heap_bytes: int = HEAP_BYTES,
         jar_cache: Path | None = None,
-        port_setting: Callable[[str], str] = lambda listener: f"--kafka-{listener}-port",
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`properties` are added to the broker's; `port_setting` names what the operator changes for a listener."""
+        """`properties` are added to the broker's own."""
         wanted = astuple(ports or KafkaPorts())
         free = iter(free_ports(wanted.count(0)))
         self.ports = KafkaPorts(*(port or next(free) for port in wanted))
@@ -128,9 +129,8 @@ class Kafka:
         self.log = folder / "kafka.log"
         self._output = folder / "kafka.out"
         self._properties = dict(properties or {})
-        self._jvm = (f"-Xms{min(256, heap_mib)}m", f"-Xmx{heap_mib}m", *jvm)
+        self._jvm = (f"-Xms{heap_bytes // 2}", f"-Xmx{heap_bytes}", *jvm)
         self._jar_cache = jar_cache
-        self._port_setting = port_setting
         self._progress = progress
         self._data = folder / "data"
         self._pid_file = folder / "kafka.pid"
@@ -171,6 +171,10 @@ class Kafka:
         )
 
     @property
+    def name(self) -> str:
+        return self._process.name
+
+    @property
     def alive(self) -> bool:
         return self._process.alive
 
@@ -190,7 +194,7 @@ class Kafka:
             self._progress(f"Ended a Kafka that an earlier run left behind (process {pid})")
         for listener in ("controller", "internal", "broker", "proxy"):
             port = getattr(self.ports, listener)
-            check_free(port, f"Kafka's {listener.upper()} listener", self._port_setting(listener))
+            check_free(port, f"Kafka's {listener.upper()} listener", f"kafka-{listener}-port")
         check_room(self.folder)
         self._check_version()
         classpath = jars("broker", self._jar_cache, self._progress)
@@ -214,6 +218,10 @@ class Kafka:
         """Controlled shutdown; by force after `timeout_s`."""
         self._process.stop(timeout_s)
 
+    def trim_log(self) -> None:
+        """Bound the log of the JVM itself; Kafka rolls its own."""
+        self._process.trim_log()
+
     def kill(self) -> None:
         """As a power cut would end it. The node serves again some 6 s after the next start: the old session expires."""
         self._process.kill()
@@ -228,11 +236,17 @@ class Kafka:
         if "Address already in use" in log or "Failed to bind" in log:
             return StackError(
                 f"One of Kafka's ports {astuple(self.ports)} is taken by another program.",
-                hint=f"End that program, or set {self._port_setting('internal')} and its siblings to other ports.",
+                hint="End that program, or set --kafka-internal-port and its siblings to other ports.",
             )
         if self._process.returncode == _OUT_OF_MEMORY_EXIT or "java.lang.OutOfMemoryError" in log:
-            return StackError("Kafka ended because its heap was full.", hint="Start it again with a larger heap.")
-        return StackError(f"Kafka {self._process.why_it_ended()}.", hint=f"Its log: {self.log}")
+            return StackError(
+                "Kafka ended because its heap was full.", hint="Raise KWB_STACK_KAFKAHEAP_BYTES_MAX, then start again."
+            )
+        said = _FAULT.findall(log)
+        return StackError(
+            f"Kafka {self._process.why_it_ended()}" + (f": {said[-1][:300]}" if said else "."),
+            hint=f"Its log: {self.log}",
+        )
 
     def destroy(self) -> None:
         """End it at once and remove its folder."""
@@ -259,7 +273,9 @@ class Kafka:
         cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         try:
             done = subprocess.run(
-                self._java(classpath, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)),
+                self._java(
+                    classpath, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(properties)
+                ),
                 capture_output=True, text=True, env=CLEAN_ENVIRONMENT, cwd="/", check=False, timeout=_TOOL_TIMEOUT_S,
             )  # fmt: skip
         finally:

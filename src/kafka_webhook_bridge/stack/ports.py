@@ -29,12 +29,12 @@ def free_ports(count: int) -> list[int]:
     raise StackError("There are no free ports on 127.0.0.1.", hint="End programs that listen on many ports.")
 
 
-def check_free(port: int, what: str, setting: str) -> None:
-    """Raises StackError that names the port, what it is for and the `setting` to change."""
+def check_free(port: int, what: str, option: str) -> None:
+    """Raises StackError that names the port, what it is for and the `option` of `kwb up` to change."""
     if not _is_free(port):
         raise StackError(
             f"Port {port} for {what} is taken by another program.",
-            hint=f"End that program (`ss -ltnp 'sport = :{port}'` shows it), or set {setting} to another port.",
+            hint=f"End that program (`ss -ltnp 'sport = :{port}'` shows it), or choose another port: --{option} N.",
         )
 
 

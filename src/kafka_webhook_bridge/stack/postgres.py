@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from pathlib import Path
 from kafka_webhook_bridge.errors import StackError
 from kafka_webhook_bridge.stack.files import check_room, make_folder, secrets_of, write_private
 from kafka_webhook_bridge.stack.ports import LOOPBACK, check_free, free_ports
-from kafka_webhook_bridge.stack.process import CLEAN_ENVIRONMENT, Process, end_leftover
+from kafka_webhook_bridge.stack.process import CLEAN_ENVIRONMENT, Process, end_leftover, open_log
 
 POSTGRES_MAJOR = "18"
 DATABASE = USER = "kwb"
@@ -36,6 +37,7 @@ _UNPRIVILEGED = ("postgres", "nobody")
 _NOT_YET = "57P03"  # cannot_connect_now: starting up or recovering
 _ORPHANS = "pre-existing shared memory block"
 _ORPHANS_WAIT_S = 10.0
+_FAULT = re.compile(r"(?:FATAL|PANIC):\s+(.+)")
 
 
 class Postgres:
@@ -47,7 +49,6 @@ class Postgres:
         *,
         port: int = 0,
         options: Mapping[str, str] | None = None,
-        port_setting: str = "--postgres-port",
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`port` 0 takes a free one for the life of the object. `options` are server parameters (name: value)."""
@@ -55,7 +56,6 @@ class Postgres:
         self.port = port or free_ports(1)[0]
         self.log = folder / "postgres.log"
         self._options = dict(options or {})
-        self._port_setting = port_setting
         self._progress = progress
         self._data = folder / "data"
         self._pid_file = folder / "postgres.pid"
@@ -80,6 +80,10 @@ class Postgres:
         return f"postgresql://{SUPERUSER}:{self._secrets[SUPERUSER]}@{LOOPBACK}:{self.port}/postgres"
 
     @property
+    def name(self) -> str:
+        return self._process.name
+
+    @property
     def alive(self) -> bool:
         return self._process.alive
 
@@ -94,10 +98,10 @@ class Postgres:
 
     def launch(self) -> None:
         """As `start`, without the wait."""
-        make_folder(self.folder, 0o711 if os.geteuid() == 0 else 0o700)
+        make_folder(self.folder, to_pass=True)
         if (pid := end_leftover(self._pid_file, signal.SIGINT)) is not None:
             self._progress(f"Ended a PostgreSQL that an earlier run left behind (process {pid})")
-        check_free(self.port, "PostgreSQL", self._port_setting)
+        check_free(self.port, "PostgreSQL", "postgres-port")
         check_room(self.folder)
         self._secrets = secrets_of(self.folder / "secrets.json", USER, SUPERUSER)
         self._user = _unprivileged_user()
@@ -119,7 +123,6 @@ class Postgres:
                 # After kill -9 the last backends need a moment to notice and to leave the shared memory.
                 if _ORPHANS in self._process.log_since_start() and time.monotonic() < orphans_deadline:
                     time.sleep(0.2)
-                    self._process.wait(0)
                     self._spawn(_binaries(self._user))
                     continue
                 raise self.failure()
@@ -129,6 +132,10 @@ class Postgres:
     def stop(self, timeout_s: float | None = None) -> None:
         """Clean end (fast shutdown): open transactions are rolled back, everything is written."""
         self._process.stop(timeout_s)
+
+    def trim_log(self) -> None:
+        """Bound the log."""
+        self._process.trim_log()
 
     def kill(self) -> None:
         """As a power cut would end it."""
@@ -144,9 +151,13 @@ class Postgres:
         if "could not bind" in log:
             return StackError(
                 f"Port {self.port} for PostgreSQL is taken by another program.",
-                hint=f"End that program, or set {self._port_setting} to another port.",
+                hint="End that program, or set --postgres-port to another port.",
             )
-        return StackError(f"PostgreSQL {self._process.why_it_ended()}.", hint=f"Its log: {self.log}")
+        said = _FAULT.findall(log)
+        return StackError(
+            f"PostgreSQL {self._process.why_it_ended()}" + (f": {said[-1][:300]}" if said else "."),
+            hint=f"Its log: {self.log}",
+        )
 
     def destroy(self) -> None:
         """End it at once and remove its data, wherever that lies."""
@@ -212,11 +223,8 @@ class Postgres:
     def _place(self) -> Path:
         """The folder that holds `data`: ours, or one in /var/lib where the unprivileged user cannot reach ours."""
         if self._user is None or reachable(self.folder):
-            if self._user:
-                # It makes `data` itself out of a folder of its own; the rename is ours.
-                self.folder.chmod(0o711)
             return self.folder
-        make_folder(SHARED_FOLDER, 0o711)
+        make_folder(SHARED_FOLDER, to_pass=True)
         place = Path(tempfile.mkdtemp(prefix="postgres-", dir=SHARED_FOLDER))
         place.chmod(0o711)
         self._progress(f"PostgreSQL must not run as root and cannot reach {self.folder}: its data goes to {place}")
@@ -228,8 +236,8 @@ class Postgres:
             argv, input=text, capture_output=True, text=True, env=CLEAN_ENVIRONMENT, cwd="/", check=False,
             user=uid, group=gid, extra_groups=[] if self._user else None,
         )  # fmt: skip
-        with self.log.open("a") as log:
-            log.write(done.stdout + done.stderr)
+        with open_log(self.log) as log:
+            log.write((done.stdout + done.stderr).encode())
         if done.returncode or "ERROR:" in done.stderr:
             if "No space left" in done.stderr:
                 raise StackError(f"The disk of {self.folder} is full.", hint="Free some space and start again.")
@@ -275,7 +283,7 @@ def _binaries(user: tuple[int, int] | None) -> Path:
         )
     if user is None or (reachable(wheel / "bin") and (wheel / "bin" / "postgres").stat().st_mode & stat.S_IXOTH):
         return wheel / "bin"
-    make_folder(SHARED_FOLDER, 0o711)
+    make_folder(SHARED_FOLDER, to_pass=True)
     size = (wheel / "bin" / "postgres").stat().st_size
     copy = SHARED_FOLDER / f"postgresql-{POSTGRES_MAJOR}-{size:x}"
     if not copy.exists():

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from kafka_webhook_bridge.errors import StackError
 
@@ -36,7 +39,7 @@ CLEAN_ENVIRONMENT = {"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC"}
 
 
 class Process:
-    """A server that can be started again and again. Not thread-safe by itself; one owner calls it."""
+    """A server that can be started again and again. One thread at a time, but `kill` may come at any time."""
 
     def __init__(self, name: str, *, pid_file: Path, log: Path, stop_signal: signal.Signals, stop_timeout_s: float):
         self.name = name
@@ -46,6 +49,7 @@ class Process:
         self._stop_timeout_s = stop_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
+        self._ending = threading.Lock()  # `kill` may come while `stop` waits
         self._ended_by_us = False
         self._oom_kills = 0
         self._log_start = 0
@@ -73,12 +77,12 @@ class Process:
     ) -> None:
         """Run `argv` in its own session, output appended to the log. `user` is (uid, gid) to change to."""
         assert not self.alive, f"{self.name} runs already"
-        if self.log.exists() and self.log.stat().st_size > LOG_BYTES_MAX:
-            self.log.replace(self.log.with_name(self.log.name + ".1"))
+        self._forget()
+        self.trim_log()
         uid, gid = user or (None, None)
         self._oom_kills = _oom_kills()
         self._ended_by_us = False
-        with self.log.open("ab") as log:
+        with open_log(self.log) as log:
             self._log_start = log.tell()
             try:
                 self._process = subprocess.Popen(
@@ -126,16 +130,23 @@ class Process:
         return True
 
     def _forget(self) -> None:
-        if self._process is not None:
-            self._process.wait()
-        if self._guard is not None:
-            assert self._guard.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                self._guard.stdin.write(b"done\n")
-                self._guard.stdin.close()
-            self._guard.wait()
-            self._guard = None
-        self._pid_file.unlink(missing_ok=True)
+        if self._process is None:
+            return
+        self._process.wait()
+        with self._ending:
+            if self._guard is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    self._guard.communicate(b"done\n")
+                self._guard.wait()
+                self._guard = None
+            self._pid_file.unlink(missing_ok=True)
+
+    def trim_log(self) -> None:
+        """Keep the log bounded: above LOG_BYTES_MAX it becomes `<log>.1`. Safe while the server writes (O_APPEND)."""
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES_MAX:
+            shutil.copyfile(self.log, self.log.with_name(self.log.name + ".1"))
+            os.truncate(self.log, 0)
+            self._log_start = 0
 
     def log_since_start(self, bytes_max: int = 64 * 1024) -> str:
         """The last of what it wrote since its latest start."""
@@ -159,6 +170,11 @@ class Process:
         if code < 0:
             return f"was ended by signal {-code} ({signal.Signals(-code).name})"
         return f"ended with code {code}"
+
+
+def open_log(path: Path) -> BinaryIO:
+    """The log to append to, readable by its owner alone: servers quote statements and addresses."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab")
 
 
 def end_leftover(pid_file: Path, stop_signal: signal.Signals, wait_s: float = LEFTOVER_WAIT_S) -> int | None:

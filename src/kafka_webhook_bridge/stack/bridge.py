@@ -1,0 +1,137 @@
+"""`kwb serve` as a child: the third server of `kwb up`, and what tests and benchmarks send webhooks to."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from kafka_webhook_bridge.errors import StackError
+from kafka_webhook_bridge.settings import load_settings
+from kafka_webhook_bridge.stack.files import make_folder
+from kafka_webhook_bridge.stack.ports import check_free, free_ports
+from kafka_webhook_bridge.stack.process import Process, end_leftover
+
+START_TIMEOUT_S = 30.0
+_STOP_MARGIN_S = 5.0
+_ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - the address to dial, not to bind
+
+
+class Bridge:
+    """One supervisor with its workers. The environment that it runs in is its whole configuration."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+        """`environ` as for `kwb serve`. Ports that are 0 there become free ones here, so that they are known."""
+        settings = load_settings(environ)
+        self.folder = folder
+        self.port = settings.ingest.port or free_ports(1)[0]
+        self.management_port = settings.management.port or free_ports(1)[0]
+        self.host = _ANYWHERE.get(settings.ingest.host, settings.ingest.host)
+        self.management_host = _ANYWHERE.get(settings.management.host, settings.management.host)
+        self.log = folder / "serve.log"
+        self.environ = {
+            **environ,
+            "KWB_INGEST_PORT": str(self.port),
+            "KWB_MANAGEMENT_PORT": str(self.management_port),
+        }
+        self._share_port = settings.ingest.share_port
+        self._tls = bool(settings.ingest.tls_cert)
+        self._pid_file = folder / "serve.pid"
+        self._process = Process(
+            "The bridge",
+            pid_file=self._pid_file,
+            log=self.log,
+            stop_signal=signal.SIGTERM,
+            stop_timeout_s=settings.ingest.drain_timeout_ms / 1000 + _STOP_MARGIN_S,
+        )
+
+    @property
+    def url(self) -> str:
+        """Where webhooks go, without a slash at its end."""
+        return f"{'https' if self._tls else 'http'}://{_bracketed(self.host)}:{self.port}"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://{_bracketed(self.management_host)}:{self.management_port}"
+
+    @property
+    def name(self) -> str:
+        return self._process.name
+
+    @property
+    def alive(self) -> bool:
+        return self._process.alive
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start, and wait until an event can be made durable."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """As `start`, without the wait."""
+        make_folder(self.folder, to_pass=True)
+        end_leftover(self._pid_file, signal.SIGTERM)
+        if not self._share_port:
+            check_free(self.port, "webhooks", "port")
+        check_free(self.management_port, "management", "management-port")
+        # The working folder stays: paths of the configuration are relative to it.
+        self._process.start(
+            [sys.executable, "-m", "kafka_webhook_bridge.cli", "serve"], env=self.environ, cwd=Path.cwd()
+        )
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Until /health/ready answers 200. Raises StackError with the bridge's own words when it ends."""
+        deadline = time.monotonic() + timeout_s
+        while not self._ready():
+            if not self.alive:
+                raise self.failure()
+            if time.monotonic() > deadline:
+                raise StackError(f"The bridge was not ready after {timeout_s:.0f} s.", hint=f"Its log: {self.log}")
+            time.sleep(0.02)
+
+    def _ready(self) -> bool:
+        unverified = ssl._create_unverified_context() if self._tls else None  # noqa: S323 - ourselves, on loopback
+        connection: http.client.HTTPConnection = (
+            http.client.HTTPSConnection(self.host, self.port, timeout=1, context=unverified)
+            if self._tls
+            else http.client.HTTPConnection(self.host, self.port, timeout=1)
+        )
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", "/health/ready")
+            return connection.getresponse().status == http.HTTPStatus.OK
+        return False
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Drain and end; by force when that takes longer than the bridge's own limit."""
+        self._process.stop(timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL to the supervisor; its workers notice and end."""
+        self._process.kill()
+
+    def trim_log(self) -> None:
+        """Bound the log."""
+        self._process.trim_log()
+
+    def failure(self) -> StackError:
+        """Why it is not running: what it said last, or how it ended."""
+        lines = self._process.log_since_start().splitlines()
+        said = [line.removeprefix("error: ") for line in lines if line.startswith(("error: ", "       "))]
+        hints = [line.removeprefix("hint: ") for line in lines if line.startswith("hint: ")]
+        reason = ": " + "\n".join(line.strip() for line in said) if said else "."
+        return StackError(
+            f"The bridge {self._process.why_it_ended()}{reason}", hint=hints[-1] if hints else f"Its log: {self.log}"
+        )
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
