@@ -1,0 +1,67 @@
+# The table of contents: `make help`. Everything happens in .venv, made from locks with hashes.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help dev up test test-unit test-pythons lint format docs bench bench-quick lock clean
+
+help:  ## Show this table
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11 or newer is needed." >&2; \
+	  echo "hint: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) cannot make virtual environments." >&2; \
+	  echo "hint: on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	@echo "Preparing $(VENV), once"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+dev: $(READY)  ## Prepare the environment and nothing else
+
+up: $(READY)  ## Start Kafka, PostgreSQL and the bridge here, until Ctrl-C
+	@exec $(BIN)/kwb up
+
+test: $(READY)  ## Run every test, on a real Kafka and a real PostgreSQL
+	$(BIN)/pytest
+
+test-unit: $(READY)  ## Run the tests that need no server
+	$(BIN)/pytest tests/unit
+
+test-pythons: $(READY)  ## Run the unit tests on each Python that is supported and installed here
+	$(BIN)/python tools/test_pythons.py
+
+lint: $(READY)  ## Style, types, who may import whom, file sizes, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python tools/check_house.py
+
+format: $(READY)  ## Write the code as `make lint` wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY)  ## Make the generated files of docs/ anew
+	$(BIN)/python tools/reference.py
+
+bench: $(READY)  ## Measure speed and memory, beside a rival; writes benchmarks/results (about an hour)
+	$(BIN)/python benchmarks/http_to_kafka.py
+	$(BIN)/python benchmarks/archive.py
+
+bench-quick: $(READY)  ## The same in a few minutes, to see whether a change matters
+	$(BIN)/python benchmarks/http_to_kafka.py --quick
+	$(BIN)/python benchmarks/archive.py --quick
+
+lock: $(READY)  ## Resolve the dependencies anew, with hashes
+	$(BIN)/python tools/lock.py
+
+clean:  ## Remove caches and the environment; data of `make up` in .kwb stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
