@@ -307,7 +307,7 @@ _INLINE = re.compile(r"\s*(\{|[A-Za-z_]+:(\s|$))")
 
 def read_configuration(config: str) -> tuple[str, str]:
     """Name and text of what KWB_CONFIG gives: a path, or the YAML itself. Raises OSError, UnicodeDecodeError."""
-    if "\n" in config or _INLINE.match(config):
+    if not config.strip() or "\n" in config or _INLINE.match(config):
         return "KWB_CONFIG", config
     return config, Path(config).read_text(encoding="utf-8")
 
