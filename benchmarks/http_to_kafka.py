@@ -199,7 +199,7 @@ def embedded_stack() -> Iterator[tuple[Cluster, dict[str, str]]]:
     with tempfile.TemporaryDirectory(prefix="kwb-bench-", dir="/var/tmp") as name:  # /tmp may be memory
         Path(name).chmod(0o711)
         stack = Stack(Path(name) / "stack")
-        stack.kafka = Kafka(stack.kafka.folder, jvm=JVM, heap_mib=1024)
+        stack.kafka = Kafka(stack.kafka.folder, jvm=JVM, heap_bytes=1024 * 1024**2)
         console.print("starting Kafka and PostgreSQL")
         stack.start()
         try:
