@@ -134,6 +134,10 @@ class ArchiveSettings:
     partition_days: int = setting(1, "Days in one partition of the table.", low=1)
     partitions_ahead_days: int = setting(7, "Partitions made in advance.", low=1)
     topic_check_ms: int = setting(10_000, "How often topic ids are compared.", low=100)
+    write_timeout_ms: int = setting(30_000, "Longest transaction; a longer one is undone and tried again.", low=100)
+    dedupe_window_days: int = setting(
+        7, "An event is marked as a duplicate of one with the same delivery id in the days before; 0 marks none.", low=0
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,11 +277,21 @@ def check_settings(
         else:
             origin[where] = "default"
     assert not overrides, f"no such setting: {overrides}"
+    problems += _contradictions(values)
     for name in sorted(environ):
         if name.startswith("KWB_") and name not in known and name not in HARNESS_NAMES:
             near = difflib.get_close_matches(name, known, 1)
             problems.append(Problem(name, "no such setting" + (f"; did you mean {near[0]}?" if near else "")))
     return Settings(**{room: cls(**values[room]) for room, cls in ROOMS.items()}), origin, problems
+
+
+def _contradictions(values: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
+    """What no row can tell by itself."""
+    archive, kafka = ArchiveSettings(**values["archive"]), KafkaSettings(**values["kafka"])
+    if archive.retention_days < kafka.topic_retention_days:
+        keeps = f"keeps {archive.retention_days} days, but the topics keep {kafka.topic_retention_days}"
+        return [Problem("KWB_ARCHIVE_RETENTION_DAYS", f"{keeps}: the archive must outlive the topics")]
+    return []
 
 
 def environment() -> dict[str, str]:

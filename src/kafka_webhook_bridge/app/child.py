@@ -146,8 +146,8 @@ async def _worker(settings: Settings, control: socket.socket) -> None:
     tasks: list[asyncio.Task[None]] = []
     sources = load_sources(settings)
     if store is not None:
-        archiver = Archiver(settings, store, sources)
-        retention = Retention(settings, store)
+        archiver = Archiver(settings, store, sources, database.migrated)
+        retention = Retention(settings, store, database.migrated)
         tasks = [asyncio.create_task(room.run(stop), name=name) for name, room in
                  (("archiver", archiver), ("retention", retention))]  # fmt: skip
     died = asyncio.Event()

@@ -50,6 +50,7 @@ CounterName = Literal[
     "kwb_archive_batches_total",
     "kwb_archive_skipped_total",
     "kwb_archive_duplicates_marked_total",
+    "kwb_archive_refused_total",
     "kwb_archive_errors_total",
     "kwb_archive_positions_lost_total",
     "kwb_log_lines_dropped_total",
@@ -79,7 +80,7 @@ class Labels(TypedDict, total=False):
     lane: Literal["fast", "bulk"]
     error: str  # Kafka's or PostgreSQL's name of an error
     role: Literal["ingest", "worker"]
-    reason: Literal["not_ours", "undecodable", "replay", "out_of_range", "topic_recreated", "rate", "stalled"]
+    reason: Literal["not_ours", "replay", "out_of_range", "topic_recreated", "rate", "stalled"]
 
 
 Label = Literal["source", "stored", "code", "path", "phase", "lane", "error", "role", "reason"]
@@ -141,6 +142,7 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_archive_at_risk_events": Row("Acknowledged events that are in Kafka alone."),
     "kwb_archive_skipped_total": Row("Records passed without a row.", ("reason",)),
     "kwb_archive_duplicates_marked_total": Row("Events marked as duplicates of an earlier one."),
+    "kwb_archive_refused_total": Row("Events that PostgreSQL took only without what was derived from them."),
     "kwb_archive_errors_total": Row("Batches that failed and are tried again.", ("error",)),
     "kwb_archive_positions_lost_total": Row("Positions that no longer existed in Kafka.", ("reason",)),
     "kwb_log_lines_dropped_total": Row("Log lines left out: too many alike, or nobody reads them.", ("reason",)),

@@ -92,8 +92,10 @@ async def write(
     written, except that after a broken connection nobody knows: reading the positions tells.
     """
     async with store.connection("archiving events", timeout_ms=timeout_ms) as connection:
-        await connection.execute(QUERIES["staging_make"])
-        await connection.execute(QUERIES["staging_relax"])
+        if not await connection.fetchval(QUERIES["staging_there"]):
+            async with connection.transaction():
+                await connection.execute(QUERIES["staging_make"])
+                await connection.execute(QUERIES["staging_relax"])
         try:
             return await _transaction(connection, rows, moves, dedupe_window_days, careful=False)
         except Exception as failure:

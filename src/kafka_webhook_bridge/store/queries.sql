@@ -73,9 +73,13 @@ UPDATE archive_offsets AS o SET next_offset = n.next_offset, updated_at = now()
 FROM unnest($1::uuid[], $2::integer[], $3::bigint[], $4::bigint[]) AS n (topic_id, partition, expected, next_offset)
 WHERE o.topic_id = n.topic_id AND o.partition = n.partition AND o.next_offset = n.expected;
 
+-- name: staging_there
+-- Whether this connection has it already.
+SELECT to_regclass('pg_temp.kwb_staging') IS NOT NULL;
+
 -- name: staging_make
 -- Rows arrive by COPY, which knows no ON CONFLICT, and are inserted from here. Lives as long as its connection.
-CREATE TEMPORARY TABLE IF NOT EXISTS kwb_staging (LIKE events) ON COMMIT DELETE ROWS;
+CREATE TEMPORARY TABLE kwb_staging (LIKE events) ON COMMIT DELETE ROWS;
 
 -- name: staging_relax
 -- A copied row names neither its state nor what it duplicates; wide rows are not compressed twice.
