@@ -60,9 +60,9 @@ class Search:
         conditions = (
             ("event_id >= $", low),
             ("event_id < $", high),
-            ("source = $", self.source),
-            ("type = $", _cut(self.type)),
-            ("key = $", _cut(self.key)),
+            ("source = $", _kept(self.source)),
+            ("type = $", _kept(self.type)),
+            ("key = $", _kept(self.key)),
             ("body_json @> $", self.json.encode() if self.json is not None else None),
         )
         wanted = [(text, value) for text, value in conditions if value is not None]
@@ -71,9 +71,12 @@ class Search:
         return query.format(where=where, limit=self.limit), [value for _, value in wanted]
 
 
-def _cut(text: str | None) -> str | None:
-    """As the archive cuts what it indexes."""
-    return None if text is None else text.replace("\0", "\N{REPLACEMENT CHARACTER}")[:INDEXED_CHARACTERS_MAX]
+def _kept(text: str | None) -> str | None:
+    """As the archive keeps what it indexes: no U+0000, no bytes that are not UTF-8, and cut."""
+    if text is None:
+        return None
+    text = text.encode(errors="surrogateescape").decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return text[:INDEXED_CHARACTERS_MAX]
 
 
 async def search(store: Store, wanted: Search) -> list[Mapping[str, Any]]:
@@ -88,6 +91,13 @@ async def get(store: Store, event_id: uuid.UUID) -> Mapping[str, Any] | None:
     async with _reading(store, "reading an event") as connection:
         row = await connection.fetchrow(QUERIES["events_get"], event_id)
         return None if row is None else dict(row)
+
+
+async def copies(store: Store, event: Mapping[str, Any], limit: int) -> list[uuid.UUID]:
+    """Ids of the first events that are marked as duplicates of this one."""
+    async with _reading(store, "reading the duplicates of an event") as connection:
+        rows = await connection.fetch(QUERIES["events_copies"], event["dedupe_key"], event["event_id"], limit)
+        return [row["event_id"] for row in rows]
 
 
 @asynccontextmanager

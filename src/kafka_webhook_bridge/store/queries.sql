@@ -141,6 +141,12 @@ WITH found AS MATERIALIZED (
 )
 SELECT * FROM found ORDER BY event_id DESC LIMIT {limit};
 
+-- name: events_copies
+-- Events marked as duplicates of $2, whose dedupe_key is $1. The first of all is the earliest, so they have later ids.
+SELECT event_id FROM events
+WHERE dedupe_key = $1 AND event_id > $2 AND duplicate_of = $2
+ORDER BY event_id LIMIT $3;
+
 -- name: partitions_all
 -- Partitions of events with their bounds as PostgreSQL writes them; the default one has none.
 SELECT c.oid::regclass::text AS name, pg_get_expr(c.relpartbound, c.oid) AS bounds
