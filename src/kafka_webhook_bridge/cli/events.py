@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kafka_webhook_bridge.cli import bodies
-from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
+from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output, safe
 from kafka_webhook_bridge.cli.times import iso, moment, short
 from kafka_webhook_bridge.errors import UsageError
 
@@ -221,9 +221,9 @@ def show_event(event_id: uuid.UUID, out: Output, *, body: bool = False) -> None:
         out.say(f"{name:<10} {value}")
     query = "" if event["query"] is None else f"?{event['query']}"
     out.say()
-    out.say(f"{event['method']} {event['path']}{query}".replace("\n", "\\n"), "bold")
+    out.say(safe(f"{event['method']} {event['path']}{query}"), "bold")
     for name, value, *exact in headers:
-        out.say(f"{name}: {value}{f'  (not UTF-8; base64 {exact[0]})' if exact else ''}".replace("\n", "\\n"))
+        out.say(safe(f"{name}: {value}{f'  (not UTF-8; base64 {exact[0]})' if exact else ''}"))
     out.say()
     kind, lines, left_out = bodies.shown(event["body"])
     size = len(event["body"])
@@ -261,7 +261,7 @@ def _facts(event: Mapping[str, Any], copies: Sequence[uuid.UUID]) -> list[tuple[
     if event["parse_error"] is not None:
         facts.append(("JSON", f"not indexed: {event['parse_error']}"))
     facts += [(name, str(value)) for name, value, *_ in (jsonlib.loads(event["marks"]) if event["marks"] else ())]
-    return [(name, value.replace("\n", "\\n")) for name, value in facts]
+    return [(name, safe(value)) for name, value in facts]
 
 
 def _where_it_may_be(event_id: uuid.UUID, settings: Settings) -> str:

@@ -248,6 +248,17 @@ class Admin:
             found[topic][partition] = (start, ends[1][topic, partition])
         return found
 
+    def offsets_at(self, name: str, time_ms: int) -> dict[int, int]:
+        """In each partition of a topic the first offset with a timestamp of `time_ms` or later, -1 where none has."""
+        topics = self._describe([name], operations=False)
+        places = [ck.TopicPartition(name, p) for info in topics.values() for p in range(info.partitions)]
+        spec = ck_admin.OffsetSpec.for_timestamp(time_ms)
+        if not places:
+            return {}
+        futures = self._client.list_offsets(dict.fromkeys(places, spec), request_timeout=self._timeout_s)
+        results = self._wait(f"finding a time in {name}", futures)
+        return {place.partition: result.offset for place, result in zip(futures, results, strict=True)}
+
     def _describe(self, names: Iterable[str], *, operations: bool) -> dict[str, TopicInfo]:
         wanted = sorted(set(names))
         if not wanted:
