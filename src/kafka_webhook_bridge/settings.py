@@ -7,19 +7,21 @@ Sizes may be written `64MiB`; a secret may be written `file:/path`. docs/referen
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from kafka_webhook_bridge.errors import ConfigError, Problem
 
 _UNITS = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)?\s*", re.IGNORECASE)
+_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]i?B|B)?\s*", re.IGNORECASE | re.ASCII)
 
 
 def parse_size(text: str) -> int:
@@ -30,11 +32,41 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
 
 
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]*)(:(\d{1,5}))?")
+
+
+def check_postgres_url(url: str) -> None:
+    """Raises ValueError with a sentence that shows nothing of the URL: a password may stand anywhere in a wrong one."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    hosts = [_HOST.fullmatch(host) for host in parts.netloc.rpartition("@")[2].split(",")]
+    if (
+        parts.scheme not in {"postgresql", "postgres"}
+        or parts.fragment
+        or not (parts.netloc or "host=" in parts.query)  # a socket's folder
+        or not all(host and int(host[3] or 0) <= 65535 for host in hosts)
+    ):
+        example = "postgresql://user:password@host:5432/database"
+        raise ValueError(f"is not of the form {example}; special characters of a password are percent-encoded")
+
+
 def setting(
-    default: Any, sentence: str, *, env: str | None = None, low: int | None = None, high: int | None = None
+    default: Any,
+    sentence: str,
+    *,
+    env: str | None = None,
+    low: int | None = None,
+    high: int | None = None,
+    check: Callable[[str], None] | None = None,
 ) -> Any:
-    """A row of the table: default, the sentence for the docs, an inherited environment name, inclusive bounds."""
-    return field(default=default, metadata={"sentence": sentence, "env": env, "low": low, "high": high})
+    """A row of the table: default, the sentence for the docs, an inherited environment name, inclusive bounds.
+
+    `check` raises ValueError with a sentence for a text that cannot be right.
+    """
+    facts = {"sentence": sentence, "env": env, "low": low, "high": high, "check": check}
+    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +112,13 @@ class IngestSettings:
     drain_timeout_ms: int = setting(20_000, "After SIGTERM: the longest until the process ends.", low=1)
     failed_logins_max: int = setting(20, "Failed logins per address and minute before 429.", low=1)
 
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the port, without a slash at its end."""
+        host = "127.0.0.1" if self.host in {"", "0.0.0.0", "::"} else self.host  # noqa: S104 - it listens everywhere
+        host = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.tls_cert else 'http'}://{host}:{self.port}"
+
 
 @dataclass(frozen=True, slots=True)
 class DeliverSettings:
@@ -117,7 +156,9 @@ class KafkaSettings:
 class StoreSettings:
     """PostgreSQL."""
 
-    url: SecretStr | None = setting(None, "postgresql:// URL of the archive.", env="DATABASE_URL")
+    url: SecretStr | None = setting(
+        None, "postgresql:// URL of the archive.", env="DATABASE_URL", check=check_postgres_url
+    )
     connections_max: int = setting(4, "Connections of one process.", low=1, high=100)
     connect_timeout_ms: int = setting(5_000, "Longest wait for a new connection.", low=1)
     statement_timeout_ms: int = setting(2_000, "Longest search.", low=1)
@@ -214,6 +255,7 @@ class Row:
     sentence: str
     low: int | None
     high: int | None
+    check: Callable[[str], None] | None = None
 
     @property
     def secret(self) -> bool:
@@ -229,7 +271,12 @@ def rows() -> list[Row]:
             meta = f.metadata
             assert f.default is not MISSING
             env = meta["env"] or f"KWB_{room}_{f.name}".upper()
-            found.append(Row(room, f.name, env, hints[f.name], f.default, meta["sentence"], meta["low"], meta["high"]))
+            found.append(
+                Row(
+                    room, f.name, env, hints[f.name], f.default, meta["sentence"],
+                    meta["low"], meta["high"], meta["check"],
+                )
+            )  # fmt: skip
     return found
 
 
@@ -271,7 +318,7 @@ def check_settings(
         elif environ.get(row.env, "") != "":
             try:
                 values[row.room][row.name] = _convert(row, environ[row.env])
-            except (ValueError, OSError) as error:
+            except ValueError as error:
                 problems.append(Problem(row.env, str(error)))
             origin[where] = row.env
         else:
@@ -282,7 +329,31 @@ def check_settings(
         if name.startswith("KWB_") and name not in known and name not in HARNESS_NAMES:
             near = difflib.get_close_matches(name, known, 1)
             problems.append(Problem(name, "no such setting" + (f"; did you mean {near[0]}?" if near else "")))
-    return Settings(**{room: cls(**values[room]) for room, cls in ROOMS.items()}), origin, problems
+    settings = Settings(**{room: cls(**values[room]) for room, cls in ROOMS.items()})
+    faulty = {problem.where for problem in problems}
+    problems += [problem for problem in _contradictions(settings) if problem.where not in faulty]
+    return settings, origin, problems
+
+
+def _contradictions(settings: Settings) -> list[Problem]:
+    """Values that are right each for itself and wrong together."""
+    ingest, kafka, archive = settings.ingest, settings.kafka, settings.archive
+    found = []
+    if settings.store.url is not None and archive.retention_days < kafka.topic_retention_days:  # rules.md 7
+        what = f"{archive.retention_days} days, but the topics keep {kafka.topic_retention_days}"
+        found.append(Problem("KWB_ARCHIVE_RETENTION_DAYS", f"{what}: the archive may not forget before Kafka does"))
+    if kafka.delivery_timeout_ms <= settings.deliver.kafka_wait_ms:  # rules.md 2
+        what = f"{kafka.delivery_timeout_ms} is not longer than KWB_DELIVER_KAFKA_WAIT_MS"
+        found.append(Problem("KWB_KAFKA_DELIVERY_TIMEOUT_MS", f"{what}, so late acknowledgements would not be seen"))
+    if ingest.drain_timeout_ms <= ingest.drain_grace_ms:
+        what = f"{ingest.drain_timeout_ms} is not longer than KWB_INGEST_DRAIN_GRACE_MS"
+        found.append(Problem("KWB_INGEST_DRAIN_TIMEOUT_MS", what))
+    if settings.management.port == ingest.port != 0 and settings.management.host == ingest.host:
+        what = f"{ingest.port} is the port of webhooks too; management has one of its own"
+        found.append(Problem("KWB_MANAGEMENT_PORT", what))
+    if ingest.tls_key and not ingest.tls_cert:
+        found.append(Problem("KWB_INGEST_TLS_CERT", "is not set, but KWB_INGEST_TLS_KEY is"))
+    return found
 
 
 def _contradictions(values: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
@@ -319,24 +390,50 @@ def child_environment(settings: Settings) -> dict[str, str]:
 _INLINE = re.compile(r"\s*(\{|[A-Za-z_]+:(\s|$))")
 
 
+def is_inline(config: str) -> bool:
+    """Whether KWB_CONFIG holds the YAML itself, not a path."""
+    return "\n" in config or _INLINE.match(config) is not None
+
+
 def read_configuration(config: str) -> tuple[str, str]:
     """Name and text of what KWB_CONFIG gives: a path, or the YAML itself. Raises OSError, UnicodeDecodeError."""
-    if not config.strip() or "\n" in config or _INLINE.match(config):
+    if not config.strip() or is_inline(config):
         return "KWB_CONFIG", config
     return config, Path(config).read_text(encoding="utf-8")
 
 
 def read_secret(text: str) -> str:
-    """The secret itself, or the first line of the file that `file:/path` names. Raises OSError."""
-    if text.startswith("file:"):
-        return Path(text.removeprefix("file:")).read_text(encoding="utf-8").removesuffix("\n")
-    return text
+    """The secret itself, or the text of the file that `file:/path` names, without its last line end.
+
+    Raises ValueError with a sentence for people, which never shows what the file holds.
+    """
+    if not text.startswith("file:"):
+        return text
+    path = text.removeprefix("file:")
+    try:
+        secret = Path(path).read_text(encoding="utf-8").removesuffix("\n")
+    except UnicodeDecodeError:
+        raise ValueError(f"the secret's file {path} is not UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise ValueError(f"the secret's file {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not secret:
+        raise ValueError(f"the secret's file {path} is empty")
+    return secret
 
 
 def expand_environment(text: str, environ: Mapping[str, str] | None = None) -> str:
     """`${NAME}` replaced by the variable. Raises KeyError with the missing name."""
     environ = os.environ if environ is None else environ
     return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", lambda m: environ[m[1]], text)
+
+
+def _is_unicode(text: str) -> bool:
+    """False where the environment holds bytes that are not UTF-8: Python shows them as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _boolean(text: str) -> bool:
@@ -351,9 +448,12 @@ def _boolean(text: str) -> bool:
 def _number(kind: Callable[[str], int | float], words: str) -> Callable[[str], int | float]:
     def parse(text: str) -> int | float:
         try:
-            return kind(text.strip().replace("_", ""))
+            value = kind(text.strip().replace("_", ""))
         except ValueError:
             raise ValueError(f"{text!r} is not {words}") from None
+        if not math.isfinite(value):
+            raise ValueError(f"{text!r} is not {words}")
+        return value
 
     return parse
 
@@ -363,13 +463,21 @@ def _convert(row: Row, text: str) -> Any:
         k for k in (get_args(row.type) if get_origin(row.type) not in (Literal, tuple) else ()) if k is not type(None)
     ]
     kind = kinds[0] if kinds else row.type
+    if not _is_unicode(text):
+        raise ValueError("is not UTF-8 text")
     if kind is SecretStr:
-        return SecretStr(read_secret(text))
+        text = read_secret(text)
+    if row.check is not None:
+        row.check(text)
+    if kind is SecretStr:
+        return SecretStr(text)
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if text not in choices:
             near = difflib.get_close_matches(text, choices, 1)
-            raise ValueError(f"{text!r} is not one of {', '.join(choices)}" + (f"; {near[0]}?" if near else ""))
+            raise ValueError(
+                f"{text!r} is not one of {', '.join(choices)}" + (f"; did you mean {near[0]}?" if near else "")
+            )
         return text
     if get_origin(kind) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())

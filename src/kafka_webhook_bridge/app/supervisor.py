@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from kafka_webhook_bridge.app.control import Channel
+from kafka_webhook_bridge.app.preflight import Role
 from kafka_webhook_bridge.console.management import Management
 from kafka_webhook_bridge.errors import ConfigError, UsageError
-from kafka_webhook_bridge.ingest.server import tls_context
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.settings import IngestSettings, Settings, child_environment, load_settings
 from kafka_webhook_bridge.sources.config import load_sources
 
-Role = Literal["all", "ingest", "worker"]
 ChildRole = Literal["ingest", "worker"]
 
 _BACKLOG = 2048
@@ -207,15 +206,10 @@ class Supervisor:
 
 
 def serve(settings: Settings, role: Role) -> int:
-    """Run until told to stop; the exit status. Raises ConfigError or UsageError before anything was started."""
-    sources = load_sources(settings)
-    problems = _needs(settings, role, has_sources=bool(sources.all()) or sources.open_rule)
-    if problems:
-        raise UsageError(" ".join(problems), hint="`kwb config show` lists every setting; `kwb up` sets them all.")
-    try:
-        tls_context(settings.ingest)
-    except OSError as error:
-        raise UsageError(f"Cannot use the certificate {settings.ingest.tls_cert}: {error}.") from error
+    """Run with a configuration that `preflight.load` gave until told to stop; the exit status.
+
+    Raises ConfigError or UsageError before anything was started.
+    """
     logs.configure(settings.log, "supervisor")
 
     async def run() -> int:
@@ -225,14 +219,3 @@ def serve(settings: Settings, role: Role) -> int:
         return asyncio.run(run())
     finally:
         logs.close()
-
-
-def _needs(settings: Settings, role: Role, *, has_sources: bool) -> list[str]:
-    missing = []
-    if not settings.kafka.bootstrap_servers:
-        missing.append("KAFKA_BOOTSTRAP_SERVERS is not set.")
-    if role == "worker" and settings.store.url is None:
-        missing.append("DATABASE_URL is not set, and the worker has nothing to do without it.")
-    if not has_sources:
-        missing.append("There are no sources: set KWB_CONFIG to a bridge.yaml, or KWB_BRIDGE_OPEN_RULE=true.")
-    return missing

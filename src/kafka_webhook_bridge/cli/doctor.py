@@ -30,20 +30,21 @@ def register(app: typer.Typer) -> None:
 
 
 def run(out: Output, *, write: bool) -> None:
+    from kafka_webhook_bridge.app.preflight import load
     from kafka_webhook_bridge.cli.checks import Check, Doctor
     from kafka_webhook_bridge.errors import ConfigError
-    from kafka_webhook_bridge.sources.config import load_configuration
 
     checks: list[Check] = []
     durability: dict[str, str] = {}
     try:
-        settings, sources = load_configuration()
+        found = load()
     except ConfigError as error:
         checks = [Check("settings", "fail", str(problem), error.hint) for problem in error.problems]
+        checks.append(Check("servers", "skip", "they are looked at when the settings are right"))
         for check in checks:
             _show(out, check)
     else:
-        examination = Doctor(settings, sources, write)
+        examination = Doctor(found.settings, found.sources, write)
         for check in examination.examine():
             checks.append(check)
             _show(out, check)

@@ -91,7 +91,7 @@ def register(app: typer.Typer) -> None:
             connections=connections or (CONNECTIONS if per_second else 1),
             timeout_s=_duration("--timeout", timeout),
         )
-        target = parse_url(url or _address(settings), ca)
+        target = parse_url(url or settings.ingest.url, ca)
         messages = Messages(
             target, source, settings, method=method.upper(), path=path, headers=header or [],
             content_type=content_type, body=body, size=size,
@@ -321,14 +321,6 @@ def _duration(option: str, text: str) -> float:
     if seconds <= 0:
         raise UsageError(f"{option} {text}: a time, for example 500ms, 30s or 2m")
     return seconds
-
-
-def _address(settings: Settings) -> str:
-    host = settings.ingest.host
-    if host in {"", "0.0.0.0", "::"}:  # noqa: S104 - it listens everywhere, so on loopback, too
-        host = "127.0.0.1"
-    host = f"[{host}]" if ":" in host else host
-    return f"{'https' if settings.ingest.tls_cert else 'http'}://{host}:{settings.ingest.port}"
 
 
 # ---- what came of it -------------------------------------------------------------------------------------------------

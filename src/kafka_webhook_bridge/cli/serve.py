@@ -6,9 +6,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from kafka_webhook_bridge.app.supervisor import serve as run
-from kafka_webhook_bridge.settings import load_settings
-
 
 def register(app: typer.Typer) -> None:
     app.command()(serve)
@@ -27,7 +24,11 @@ def serve(
     ] = None,
 ) -> None:
     """Run the bridge until SIGTERM or Ctrl-C. SIGHUP reads bridge.yaml again. Settings come from the environment."""
-    settings = load_settings(
+    from kafka_webhook_bridge.app.preflight import load
+    from kafka_webhook_bridge.app.supervisor import serve as run
+
+    found = load(
+        role,
         ingest_workers=workers,
         ingest_host=host,
         ingest_port=port,
@@ -36,4 +37,4 @@ def serve(
         ingest_tls_key=tls_key,
         ingest_share_port=share_port,
     )
-    raise typer.Exit(run(settings, role))
+    raise typer.Exit(run(found.settings, role))

@@ -15,7 +15,7 @@ from kafka_webhook_bridge.settings import Settings, check_settings, expand_envir
 from kafka_webhook_bridge.sources.basic import Credential
 from kafka_webhook_bridge.sources.document import Document, Path, parse_document
 from kafka_webhook_bridge.sources.keys import parse_template
-from kafka_webhook_bridge.sources.model import LATER, BridgeModel, SourceModel
+from kafka_webhook_bridge.sources.model import LATER, BridgeModel, SourceModel, check_prefix
 from kafka_webhook_bridge.sources.source import NAME, RESERVED_NAMES, Source, named
 from kafka_webhook_bridge.sources.table import Network, SourceTable, metric_name
 
@@ -25,11 +25,20 @@ Value = TypeVar("Value")
 
 def load_configuration(environ: Mapping[str, str] | None = None, **overrides: Any) -> tuple[Settings, SourceTable]:
     """Settings and sources. Raises ConfigError with the problems of both at once."""
-    settings, _, problems = check_settings(environ, **overrides)
-    table, more = _load(settings, environ)
+    settings, _, table, problems = check_configuration(environ, **overrides)
     if problems or table is None:
-        raise ConfigError([*problems, *more])
+        raise ConfigError(problems)
     return settings, table
+
+
+def check_configuration(
+    environ: Mapping[str, str] | None = None, **overrides: Any
+) -> tuple[Settings, dict[str, str], SourceTable | None, list[Problem]]:
+    """Settings, where each came from, the sources (None when they are wrong), and the problems of both."""
+    settings, origin, problems = check_settings(environ, **overrides)
+    table, more = _load(settings, environ)
+    told = {problem.where for problem in problems}  # a variable that is wrong is not said to be missing, too
+    return settings, origin, table, problems + [problem for problem in more if problem.where not in told]
 
 
 def load_sources(settings: Settings, environ: Mapping[str, str] | None = None) -> SourceTable:
@@ -161,7 +170,7 @@ class _Builder:
         bridge = self._settings.bridge
         for variable, value in (("WEBHOOK_USERNAME", bridge.username), ("WEBHOOK_PASSWORD", bridge.password)):
             if not value or (not isinstance(value, str) and not value.get_secret_value()):
-                self._problem(variable, f"not set, but {names} needs it for Basic authentication")
+                self._problem(variable, f"is not set, but needed for Basic authentication by {names}")
 
     def _open_pattern(self, bridge: BridgeModel) -> Source | None:
         """The source that all open ones are made of, or None if the open rule is off (rules.md 11)."""
@@ -172,6 +181,14 @@ class _Builder:
         if not prefix and settings.open_rule is not True:
             what = "open_rule: needs a topic_prefix, so that no sender can choose a topic that serves something else"
             self._document.problem(("open_rule",), what)
+        if bridge.topic_prefix is None:
+            try:
+                check_prefix(settings.topic_prefix)
+            except ValueError as error:
+                self._problem("KWB_BRIDGE_TOPIC_PREFIX", str(error))
+        if self._settings.store.url is None:
+            what = "is not set, but the open rule uses only topics that PostgreSQL records as the bridge's own: "
+            self._problem("DATABASE_URL", what + "set it, or name each source in bridge.yaml")
         pattern = self._source("open-rule", SourceModel())
         if self._without_credentials and self._without_credentials[-1] == "open-rule":
             self._without_credentials[-1] = "the open rule"

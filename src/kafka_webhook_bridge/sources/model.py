@@ -38,7 +38,8 @@ def check_topic(name: str) -> str:
     return name
 
 
-def _prefix(text: str) -> str:
+def check_prefix(text: str) -> str:
+    """`text` if every source name can follow it in a topic name, else ValueError. It may be empty."""
     if text:
         check_topic(text)
     if len(text) > TOPIC_CHARACTERS_MAX - 100:
@@ -53,12 +54,7 @@ def _size(value: object) -> object:
 def _secret(value: object) -> object:
     if not isinstance(value, str):
         return value
-    try:
-        text = read_secret(value)
-    except UnicodeDecodeError:
-        raise ValueError("the secret's file is not UTF-8") from None
-    except OSError as error:
-        raise ValueError(f"the secret's file {error.filename}: {error.strerror}") from None
+    text = read_secret(value)
     if not text:
         raise ValueError("the secret is empty")
     return text
@@ -83,7 +79,7 @@ def _network(text: str) -> str:
 def _url(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{text!r} is not an address such as https://hooks.example.com")
+        raise ValueError("not an address such as https://hooks.example.com")
     if parts.query or parts.fragment or parts.username:
         raise ValueError("only scheme, host, port and a path prefix; no query, fragment or user")
     _ = parts.port  # raises ValueError
@@ -98,7 +94,7 @@ Size = Annotated[
         {
             "anyOf": [
                 {"type": "integer", "minimum": 0, "maximum": BODY_BYTES_MAX},
-                {"type": "string", "pattern": r"^\s*\d+(\.\d+)?\s*([KMGkmg][Ii]?[Bb]|[Bb])?\s*$"},
+                {"type": "string", "pattern": r"^\s*\d{1,18}(\.\d{1,18})?\s*([KMGkmg][Ii]?[Bb]|[Bb])?\s*$"},
             ]
         }
     ),
@@ -154,7 +150,7 @@ class BridgeModel(BaseModel):
     open_rule: bool | None = Field(
         default=None, description="Accept every other source name too, with the bridge's Basic credentials."
     )
-    topic_prefix: Annotated[str, AfterValidator(_prefix)] | None = Field(
+    topic_prefix: Annotated[str, AfterValidator(check_prefix)] | None = Field(
         default=None, description="Put before the topic names that the open rule makes."
     )
     topics_max: int | None = Field(default=None, ge=0, le=10_000, description="Topics that the open rule may make.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 
 from kafka_webhook_bridge.errors import ConfigError, Problem, StoreError
-from kafka_webhook_bridge.settings import StoreSettings
+from kafka_webhook_bridge.settings import StoreSettings, check_postgres_url
 from kafka_webhook_bridge.store.errors import FAILURES, translate
 from kafka_webhook_bridge.store.sql import QUERIES
 
@@ -38,32 +38,30 @@ class Store:
                 [Problem("DATABASE_URL", "is not set: the archive needs PostgreSQL")],
                 hint="`make up` gives one; elsewhere postgresql://user:password@host:5432/database.",
             )
+        try:
+            check_postgres_url(settings.url.get_secret_value())
+        except ValueError as error:
+            raise ConfigError([Problem("DATABASE_URL", str(error))]) from None
         self.settings = settings
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self) -> None:
         """Bind the pool to the running loop."""
         assert self.settings.url is not None
-        try:
-            self._pool = asyncpg.create_pool(
-                self.settings.url.get_secret_value(),
-                min_size=0,
-                max_size=self.settings.connections_max,
-                max_inactive_connection_lifetime=IDLE_CONNECTION_S,
-                timeout=self.settings.connect_timeout_ms / 1000,
-                init=_prepare,
-                server_settings={
-                    "application_name": "kwb",
-                    "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
-                    "jit": "off",  # it compiles for longer than any of these queries runs
-                },
-            )
-            await self._pool
-        except (ValueError, asyncpg.ClientConfigurationError):  # their text would show the URL with its password
-            raise ConfigError(
-                [Problem("DATABASE_URL", "is not a URL that PostgreSQL's client understands")],
-                hint="postgresql://user:password@host:5432/database, special characters percent-encoded.",
-            ) from None
+        self._pool = asyncpg.create_pool(
+            self.settings.url.get_secret_value(),
+            min_size=0,
+            max_size=self.settings.connections_max,
+            max_inactive_connection_lifetime=IDLE_CONNECTION_S,
+            timeout=self.settings.connect_timeout_ms / 1000,
+            init=_prepare,
+            server_settings={
+                "application_name": "kwb",
+                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+                "jit": "off",  # it compiles for longer than any of these queries runs
+            },
+        )
+        await self._pool
 
     async def close(self) -> None:
         """Give connections in use a moment, then cut them."""

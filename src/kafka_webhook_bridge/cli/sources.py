@@ -1,0 +1,176 @@
+"""`kwb sources`: who may send, where it goes, and a line to try it with."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
+
+if TYPE_CHECKING:
+    from kafka_webhook_bridge.settings import Settings
+    from kafka_webhook_bridge.sources.source import Source
+    from kafka_webhook_bridge.sources.table import SourceTable
+
+_METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS", "HEAD")  # which one the line to try takes
+_BODILESS = {"GET", "HEAD", "OPTIONS"}
+_TRIAL_BODY = '{"hello":"kafka"}'
+
+
+def register(app: typer.Typer) -> None:
+    """`kwb sources [list]`, `kwb sources show NAME`."""
+    sources = typer.Typer(invoke_without_command=True)
+    app.add_typer(sources, name="sources")
+
+    @sources.callback()
+    def default(context: typer.Context, json: Json = False) -> None:
+        """List and show the configured senders."""
+        if context.invoked_subcommand is None:
+            list_sources(Output(json=json))
+
+    @sources.command("list")
+    def list_(json: Json = False) -> None:
+        """All sources of bridge.yaml, and the open rule."""
+        list_sources(Output(json=json))
+
+    @sources.command()
+    def show(
+        name: Annotated[str, typer.Argument(help="The source.")],
+        json: Json = False,
+    ) -> None:
+        """What a source takes, where it goes, the address to give to the sender, and a line to try it with."""
+        show_source(name, Output(json=json))
+
+
+def list_sources(out: Output) -> None:
+    from kafka_webhook_bridge.sources.config import load_configuration
+
+    settings, table = load_configuration()
+    found = [_facts(source, settings, table) for source in table.all()]
+    rule = _rule(table)
+    out.data({"sources": found, "open_rule": rule})
+    if found:
+        out.table(
+            ("source", "topic", "authentication", "format", "key", "body max", "address"),
+            [
+                (f["name"], f["topic"], _login(f), f["format"], f["key"], _size(f["body_bytes_max"]), f["url"])
+                for f in found
+            ],
+        )
+    out.say(_rule_words(rule))
+
+
+def show_source(name: str, out: Output) -> None:
+    import difflib
+
+    from kafka_webhook_bridge.sources.config import load_configuration
+
+    settings, table = load_configuration()
+    source = table.get(name) or table.open_source(name)
+    if source is None:
+        near = difflib.get_close_matches(name, [source.name for source in table.all()], 1)
+        out.data(None)
+        out.say(f"There is no source {name}" + (f"; did you mean {near[0]}?" if near else "."))
+        raise typer.Exit(FOUND_PROBLEM)
+    facts = _facts(source, settings, table)
+    out.data(facts)
+    out.say(f"{name}  {facts['url']}", "bold")
+    if source.open:
+        out.say("by the open rule; its topic is made at the first webhook")
+    limit = facts["rate_limit_per_second"]
+    compressed = "kept as they are" if facts["content_encoding"] == "opaque" else "refused with 415"
+    out.table(
+        ("what", "this source"),
+        [
+            ("topic", facts["topic"]),
+            ("authentication", _login(facts)),
+            ("methods", ", ".join(facts["methods"])),
+            ("largest body", _size(facts["body_bytes_max"])),
+            ("format", facts["format"]),
+            ("partition key", facts["key"]),
+            ("compressed bodies", compressed),
+            ("rate limit", None if limit is None else f"{limit:g} per second"),
+            ("JSON index", "yes" if facts["index_json"] else "no"),
+        ],
+    )
+    if facts["variables"] and facts["own_credentials"]:
+        out.say(f"Set {' and '.join(facts['variables'])} to the source's own credentials, then try it with")
+    else:
+        out.say("Try it with")
+    out.say(f"  {facts['try']}")
+
+
+def _facts(source: Source, settings: Settings, table: SourceTable) -> dict[str, Any]:
+    """What people may know of a source: no secret, only the names of variables for them."""
+    from kafka_webhook_bridge.sources.basic import Credential
+    from kafka_webhook_bridge.sources.table import describe
+
+    bridge = settings.bridge
+    password = bridge.password.get_secret_value() if bridge.password else ""
+    own = source.auth == "basic" and source.credentials != (Credential.of(bridge.username, password),)
+    prefix = source.name.upper().replace("-", "_") if own else "WEBHOOK"
+    if prefix[0].isdigit():  # no variable begins with one
+        prefix = f"SOURCE_{prefix}"
+    variables = [f"{prefix}_USERNAME", f"{prefix}_PASSWORD"] if source.auth == "basic" else []
+    url = f"{table.public_url or _address(settings)}/{source.name}"
+    facts = describe(source)
+    del facts["credentials"]
+    return {
+        **facts,
+        "own_credentials": own,
+        "open": source.open,
+        "url": url,
+        "variables": variables,
+        "try": _curl(url, facts["methods"], variables),
+    }
+
+
+def _curl(url: str, methods: list[str], variables: list[str]) -> str:
+    method = next(method for method in _METHODS if method in methods)
+    words = ["curl", "-i"]
+    if variables:
+        words += ["-u", '"${}:${}"'.format(*variables)]
+    if method == "HEAD":
+        words += ["-I"]
+    elif method not in {"GET", "POST"}:
+        words += ["-X", method]
+    if method not in _BODILESS:
+        words += ["-H", "'Content-Type: application/json'", "-d", f"'{_TRIAL_BODY}'"]
+    return " ".join([*words, shlex.quote(url)])
+
+
+def _address(settings: Settings) -> str:
+    """Where senders reach the bridge, as far as the settings tell: its domain, else its own port."""
+    if settings.bridge.domain_name:
+        return f"https://{settings.bridge.domain_name}"
+    return settings.ingest.url
+
+
+def _rule(table: SourceTable) -> dict[str, Any] | None:
+    if not table.open_rule:
+        return None
+    return {"topic_prefix": table.topic_prefix, "topics_max": table.topics_max}
+
+
+def _rule_words(rule: dict[str, Any] | None) -> str:
+    if rule is None:
+        return "The open rule is off: any other name is answered 404."
+    return (
+        f"The open rule is on: any other name, with the bridge's credentials, goes to the topic "
+        f"{rule['topic_prefix']}<name>, made at first use, up to {rule['topics_max']} topics."
+    )
+
+
+def _login(facts: dict[str, Any]) -> str:
+    if facts["auth"] == "none":
+        return "none: anybody may send"
+    return "Basic, its own" if facts["own_credentials"] else "Basic, the bridge's"
+
+
+def _size(number: int) -> str:
+    for unit, name in ((1024**2, "MiB"), (1024, "KiB")):
+        if number and number % unit == 0:
+            return f"{number // unit} {name}"
+    return f"{number} bytes"
