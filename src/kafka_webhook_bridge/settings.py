@@ -427,8 +427,8 @@ def expand_environment(text: str, environ: Mapping[str, str] | None = None) -> s
     return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", lambda m: environ[m[1]], text)
 
 
-def _is_unicode(text: str) -> bool:
-    """False where the environment holds bytes that are not UTF-8: Python shows them as lone surrogates."""
+def is_unicode(text: str) -> bool:
+    """False where there are lone surrogates: so Python shows bytes of the environment that are not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -463,7 +463,7 @@ def _convert(row: Row, text: str) -> Any:
         k for k in (get_args(row.type) if get_origin(row.type) not in (Literal, tuple) else ()) if k is not type(None)
     ]
     kind = kinds[0] if kinds else row.type
-    if not _is_unicode(text):
+    if not is_unicode(text):
         raise ValueError("is not UTF-8 text")
     if kind is SecretStr:
         text = read_secret(text)

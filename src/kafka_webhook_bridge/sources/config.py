@@ -71,6 +71,7 @@ class _Builder:
         self._document = document
         self._bridge_credentials = self._read_bridge_credentials()
         self._without_credentials: list[str] = []
+        self._faulty_words: set[str] = set()
 
     def build(self) -> SourceTable | None:
         data = {} if self._document.data is None else self._document.data
@@ -78,14 +79,12 @@ class _Builder:
             self._document.problem((), "bridge.yaml must be a mapping that begins with `sources:`")
             return None
         models = self._source_models(data.get("sources"))
-        bridge = self._validate(BridgeModel, {**data, "sources": {}}, ())
-        if bridge is None:
-            bridge = BridgeModel()
+        bridge = self._bridge_model({**data, "sources": {}})
         sources = {name: self._source(name, model) for name, model in models.items()}
         self._check_topics(sources)
         open_pattern = self._open_pattern(bridge)
         self._check_credentials()
-        if not data.get("sources") and open_pattern is None:
+        if not data.get("sources") and open_pattern is None and "open_rule" not in self._faulty_words:
             what = "there is no source and the open rule is off, so nothing could be received: "
             self._problem("KWB_CONFIG", what + "name a bridge.yaml with sources, or set KWB_BRIDGE_OPEN_RULE=true")
         return SourceTable(
@@ -96,6 +95,14 @@ class _Builder:
             trusted_proxies=self._trusted_proxies(bridge),
             public_url=bridge.public_url,
         )
+
+    def _bridge_model(self, data: dict[str, Any]) -> BridgeModel:
+        """The words beside `sources`; faulty ones are left out, so that the others can be checked."""
+        bridge = self._validate(BridgeModel, data, ())
+        if bridge is None:
+            self._faulty_words = {str(path[0]) for path in self._document.faulty if path and path[0] != "sources"}
+            bridge = BridgeModel.model_validate({k: v for k, v in data.items() if k not in self._faulty_words})
+        return bridge
 
     def _source_models(self, data: Any) -> dict[str, SourceModel]:
         if not isinstance(data, dict | None):
@@ -178,10 +185,10 @@ class _Builder:
         if not (settings.open_rule if bridge.open_rule is None else bridge.open_rule):
             return None
         prefix = _either(bridge.topic_prefix, settings.topic_prefix)
-        if not prefix and settings.open_rule is not True:
+        if not prefix and "topic_prefix" not in self._faulty_words and settings.open_rule is not True:
             what = "open_rule: needs a topic_prefix, so that no sender can choose a topic that serves something else"
             self._document.problem(("open_rule",), what)
-        if bridge.topic_prefix is None:
+        if prefix == settings.topic_prefix:
             try:
                 check_prefix(settings.topic_prefix)
             except ValueError as error:

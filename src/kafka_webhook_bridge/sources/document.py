@@ -9,6 +9,7 @@ from typing import Any, Final
 import yaml
 
 from kafka_webhook_bridge.errors import Problem
+from kafka_webhook_bridge.settings import is_unicode
 
 Path = tuple[str | int, ...]
 
@@ -111,7 +112,11 @@ class _Reader:
         if not isinstance(value, str):
             return value
         try:
-            return self._expand(value)
+            expanded = self._expand(value)
         except KeyError as missing:
             self._document.problem(path, f"{'.'.join(map(str, path))}: the variable {missing.args[0]} is not set")
             return value
+        if is_unicode(expanded):
+            return expanded
+        self._document.problem(path, f"{'.'.join(map(str, path))}: there is something in it that is not UTF-8 text")
+        return value if is_unicode(value) else ""

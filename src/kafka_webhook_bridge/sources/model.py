@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from kafka_webhook_bridge.settings import parse_size, read_secret
 from kafka_webhook_bridge.sources.keys import parse_template
-from kafka_webhook_bridge.sources.source import DEFAULT_METHODS, NAME, Auth, Format, Method
+from kafka_webhook_bridge.sources.source import DEFAULT_METHODS, NAME, RESERVED_NAMES, Auth, Format, Method
 
 BODY_BYTES_MAX = 10 * 1024**2
 
@@ -86,6 +86,8 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+_WITH_VARIABLE = r".*\$\{[A-Za-z_][A-Za-z0-9_]*\}.*"  # what it will be, the schema cannot know
+
 Size = Annotated[
     int,
     BeforeValidator(_size),
@@ -95,11 +97,16 @@ Size = Annotated[
             "anyOf": [
                 {"type": "integer", "minimum": 0, "maximum": BODY_BYTES_MAX},
                 {"type": "string", "pattern": r"^\s*\d{1,18}(\.\d{1,18})?\s*([KMGkmg][Ii]?[Bb]|[Bb])?\s*$"},
+                {"type": "string", "pattern": f"^{_WITH_VARIABLE}$"},
             ]
         }
     ),
 ]
-Topic = Annotated[str, AfterValidator(check_topic), Field(json_schema_extra={"pattern": r"^[A-Za-z0-9._-]{1,249}$"})]
+Topic = Annotated[
+    str,
+    AfterValidator(check_topic),
+    Field(json_schema_extra={"pattern": rf"^([A-Za-z0-9._-]{{1,249}}|{_WITH_VARIABLE})$"}),
+]
 
 
 class SourceModel(BaseModel):
@@ -145,7 +152,12 @@ class BridgeModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, title="bridge.yaml")
 
     sources: dict[Annotated[str, Field(pattern=f"^{NAME.pattern}$")], SourceModel | None] = Field(
-        default_factory=dict, description="Senders by name."
+        default_factory=dict,
+        description="Senders by name.",
+        json_schema_extra={
+            "additionalProperties": False,
+            "propertyNames": {"not": {"enum": [*sorted(RESERVED_NAMES)]}},
+        },
     )
     open_rule: bool | None = Field(
         default=None, description="Accept every other source name too, with the bridge's Basic credentials."
