@@ -5,7 +5,8 @@
         └──deadline──▶ refused (503): unknown is never 2xx
 
 The deadline is a timer of the loop: nothing here awaits a driver (rules.md 1). All waits are equally long, so the
-deadlines stand in the order of the requests, and one timer for the whole process looks at the oldest.
+deadlines stand in the order of the requests, and one timer for the whole process looks at the oldest. The few that
+came late to their delivery (a large body encoded in a thread, a topic made first) are kept apart and all looked at.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class Deliver:
         self._acked = acked
         self._failed = failed
         self._topic_missing = topic_missing
-        self._waiting: dict[Pending, None] = {}  # in the order of their deadlines
+        self._waiting: dict[Pending, bool] = {}  # in the order of their deadlines
+        self._stragglers: dict[Pending, bool] = {}  # out of it
+        self._last_deadline = 0.0
         registry = metrics.registry()
         self._late = registry.counter("kwb_kafka_late_acks_total")
         self._seconds = registry.histogram("kwb_kafka_delivery_seconds")
@@ -71,11 +74,12 @@ class Deliver:
         self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._stragglers)
 
     def submit(self, record: Record, connection: Connection, route: Route, last_byte: float) -> None:
         """Start the delivery of one record whose request's last byte came at `last_byte` (seconds of the clock)."""
-        pending = Pending(connection, route, record, self._clock(), last_byte + self.wait_s)
+        deadline = last_byte + self.wait_s
+        pending = Pending(connection, route, record, self._clock(), deadline)
         try:
             assert self.producer is not None
             self.producer.send(record, pending)
@@ -83,11 +87,20 @@ class Deliver:
             pending.answered = True
             self._failed(pending, errors.QUEUE_FULL, "")
             return
-        self._waiting[pending] = None
+        if deadline >= self._last_deadline:
+            self._last_deadline = deadline
+            self._waiting[pending] = True
+        else:
+            self._stragglers[pending] = True
+
+    def _forget(self, pending: Pending) -> None:
+        pending.answered = True
+        if not self._waiting.pop(pending, False):
+            del self._stragglers[pending]
 
     def finished(self, batch: list[Outcome]) -> None:
         """Reports of the producer."""
-        waiting, acked, now = self._waiting, self._acked, self._clock()
+        acked, now = self._acked, self._clock()
         observe = self._seconds.observe
         for pending in batch:
             assert isinstance(pending, Pending)
@@ -98,31 +111,28 @@ class Deliver:
                 if pending.answered:
                     self._late.add()
                     continue
-                del waiting[pending]
-                pending.answered = True
+                self._forget(pending)
                 acked(pending)
                 continue
             self._registry.counter("kwb_kafka_delivery_errors_total", error=error.name()).add()
             if pending.topic_is_missing:
                 self._topic_missing(pending.route.source.topic)
             if not pending.answered:
-                del waiting[pending]
-                pending.answered = True
+                self._forget(pending)
                 refusal = errors.NOT_DURABLE if pending.unknown else errors.KAFKA_REFUSED
                 if pending.topic_is_missing:
                     refusal = errors.TOPIC_BLOCKED
                 self._failed(pending, refusal, error.name())
 
     def _sweep(self) -> None:
-        now, waiting = self._clock(), self._waiting
-        late = []
-        for pending in waiting:
+        now = self._clock()
+        late = [pending for pending in self._stragglers if pending.deadline <= now]
+        for pending in self._waiting:
             if pending.deadline > now:
                 break
             late.append(pending)
         for pending in late:
-            del waiting[pending]
-            pending.answered = True
+            self._forget(pending)
             self._failed(pending, errors.NOT_DURABLE, "deadline")
         self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
