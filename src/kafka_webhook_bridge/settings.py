@@ -324,7 +324,6 @@ def check_settings(
         else:
             origin[where] = "default"
     assert not overrides, f"no such setting: {overrides}"
-    problems += _contradictions(values)
     for name in sorted(environ):
         if name.startswith("KWB_") and name not in known and name not in HARNESS_NAMES:
             near = difflib.get_close_matches(name, known, 1)
@@ -354,15 +353,6 @@ def _contradictions(settings: Settings) -> list[Problem]:
     if ingest.tls_key and not ingest.tls_cert:
         found.append(Problem("KWB_INGEST_TLS_CERT", "is not set, but KWB_INGEST_TLS_KEY is"))
     return found
-
-
-def _contradictions(values: Mapping[str, Mapping[str, Any]]) -> list[Problem]:
-    """What no row can tell by itself."""
-    archive, kafka = ArchiveSettings(**values["archive"]), KafkaSettings(**values["kafka"])
-    if archive.retention_days < kafka.topic_retention_days:
-        keeps = f"keeps {archive.retention_days} days, but the topics keep {kafka.topic_retention_days}"
-        return [Problem("KWB_ARCHIVE_RETENTION_DAYS", f"{keeps}: the archive must outlive the topics")]
-    return []
 
 
 def environment() -> dict[str, str]:

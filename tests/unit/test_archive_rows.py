@@ -17,10 +17,8 @@ from hypothesis import strategies as st
 from kafka_webhook_bridge import formats
 from kafka_webhook_bridge.archive import rows
 from kafka_webhook_bridge.archive.rows import RowMaker
-from kafka_webhook_bridge.errors import ConfigError
 from kafka_webhook_bridge.event import Event, Request
 from kafka_webhook_bridge.kafka.consumer import Place, Record
-from kafka_webhook_bridge.settings import load_settings
 from kafka_webhook_bridge.sources.source import Format, Source, named
 from kafka_webhook_bridge.store.events import INDEXED_CHARACTERS_MAX
 from kafka_webhook_bridge.store.rows import EventRow
@@ -232,10 +230,3 @@ def test_rule_18_of_one_event_in_a_batch_the_first_counts() -> None:
     assert [(str(row.event_id), row.offset) for row in made.rows] == [(EVENT_ID, 4), (other, 6)]
     assert made.next_offsets == {Place("shop.events", 3): 8}
     assert made.skipped == {"not_ours": 1}
-
-
-def test_rule_7_the_archive_must_outlive_the_topics() -> None:
-    assert load_settings({"KWB_ARCHIVE_RETENTION_DAYS": "7"}).archive.retention_days == 7
-    with pytest.raises(ConfigError) as caught:
-        load_settings({"KWB_ARCHIVE_RETENTION_DAYS": "7", "KWB_KAFKA_TOPIC_RETENTION_DAYS": "8"})
-    assert [problem.where for problem in caught.value.problems] == ["KWB_ARCHIVE_RETENTION_DAYS"]
