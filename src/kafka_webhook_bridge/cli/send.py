@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
         ] = None,
         timeout: Annotated[str, typer.Option(help="How long to wait for an answer.")] = "10s",
         receipts: Annotated[
-            Path | None, typer.Option(help="Journal every request and outcome in this new file, for `kwb audit`.")
+            Path | None, typer.Option(help="Journal every request and outcome in this new file (JSON lines).")
         ] = None,
         ca: Annotated[str, typer.Option(help="PEM file of authorities to trust for https.")] = "",
         json: Json = False,
