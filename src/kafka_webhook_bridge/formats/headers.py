@@ -1,4 +1,4 @@
-"""The headers of a Kafka record (product.md 2, rules.md 25).
+"""The headers of a Kafka record (rules.md 25).
 
 Fixed ones: CloudEvents 1.0 attributes in the Kafka binding's binary mode (`ce_…`), `content-type`, and the bridge's own
 `kwb_…`. Then one `http_<lower-case name>` per field line of the request, in order, with the bytes as received, except
