@@ -154,6 +154,8 @@ BODIES: dict[str, tuple[bytes, str | None]] = {
     "tiny": (b"1e-400", None),
     "too tiny": (b'{"a":1E-401}', rows.NUMBER_TOO_LONG),
     "far too tiny": (b"1e-99999999999999999999", rows.NUMBER_TOO_LONG),
+    "a long one inside": (b'{"a":[1, -' + b"1" * 40 + b"." + b"1" * 400 + b"]}", rows.NUMBER_TOO_LONG),
+    "a tiny one after a tab": (b"[\t-1.5e-0401]", rows.NUMBER_TOO_LONG),
     "a number's look alike": (b'"' + b"1" * 1000 + b'9e999"', None),
     "empty": (b"", None),
 }

@@ -39,6 +39,7 @@ T = TypeVar("T")
 LEASE_S = 5.0  # how long an archiver that died keeps the others waiting
 _RENEW_S = 1.0
 _LOOK_S = 1.0  # at new topics, and at the lag
+_ASK_S = 5.0  # Kafka about its topics
 _BACK_OFF_S = (0.1, 5.0)
 _LAST_S = 2.0  # on stop: so long what came last is still archived
 _STOP_S = 5.0  # on stop: then the work is cut
@@ -87,7 +88,7 @@ class Archiver:
         self._lease = Lease(store, "archive", LEASE_S)
         self._maker = RowMaker(self._indexes)
         self._records_max = settings.archive.batch_records_max
-        self._admin = Admin(settings.kafka, client_id="kwb-archive-admin")
+        self._admin = Admin(settings.kafka, timeout_s=_ASK_S, client_id="kwb-archive-admin")
         self._threads = ThreadPoolExecutor(2, "archive-admin")
         self._plan: Plan | None = None
         self._log = logs.get_logger("archive")
@@ -128,11 +129,12 @@ class Archiver:
     async def _work(self, stop: asyncio.Event) -> None:
         while self._migrated is not None and not self._migrated.is_set() and not stop.is_set():
             await _sleep(stop, _BACK_OFF_S[0])
-        wait_s = 0.0
+        wait_s, leased = 0.0, False
         while not stop.is_set():
             batches = self._batches.value
             try:
-                if await self._lease.take():
+                leased = await self._lease.take()
+                if leased:
                     await self._beside(self._session(stop), self._keep_lease())
                 else:
                     self._plan = None
@@ -143,8 +145,9 @@ class Archiver:
                 progress = self._batches.value > batches
                 wait_s = _BACK_OFF_S[0] if progress else min(max(2 * wait_s, _BACK_OFF_S[0]), _BACK_OFF_S[1])
             await _sleep(stop, wait_s)
-        with contextlib.suppress(StoreError):
-            await self._lease.release()
+        if leased:
+            with contextlib.suppress(StoreError):
+                await self._lease.release()
 
     def _failed(self, error: KafkaError | StoreError) -> None:
         if isinstance(error, KafkaError):
@@ -280,7 +283,7 @@ class Archiver:
                     return {plan.stored(place) for place in batch.lost} if batch.same else set()
         finally:
             fetching.cancel()
-            await asyncio.wait({fetching})
+            await asyncio.gather(fetching, return_exceptions=True)
 
     async def _fetch(self, plan: Plan, reader: ReaderThread) -> Fetched:
         """The next batch as rows. Whatever the topics' ids are now, they were so when it was read, if they are the
@@ -337,7 +340,7 @@ class Archiver:
         finally:
             task.cancel()
             beside.cancel()
-            await asyncio.wait({task, beside})
+            await asyncio.gather(task, beside, return_exceptions=True)
 
 
 class ReaderThread:
