@@ -145,6 +145,10 @@ class RecordReader:
             else:
                 batch.failures.append(f"{error.name()}: {error.str()}")
             return
+        try:
+            headers = message.headers() or []
+        except (SystemError, UnicodeDecodeError):
+            headers = []  # one has a name that is not UTF-8, which confluent_kafka cannot give; none of ours has
         value = message.value() or b""
         kind, timestamp_ms = message.timestamp()
         batch.size_bytes += len(value)
@@ -155,7 +159,7 @@ class RecordReader:
                 message.offset(),
                 message.key(),
                 value,
-                message.headers() or [],
+                headers,
                 None if kind == ck.TIMESTAMP_NOT_AVAILABLE else timestamp_ms,
             )
         )
