@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import json
 import os
 import random
 import signal
 import time
+import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -494,13 +496,32 @@ def workers_of(bridge: Bridge) -> list[int]:
 
 @pytest.fixture
 def bridge(world: World, folder: Path) -> Iterator[Bridge]:
-    environ = {**os.environ, **world.environ, "KWB_INGEST_PORT": "0", "KWB_MANAGEMENT_PORT": "0"}
+    ports = {"KWB_INGEST_PORT": "0", "KWB_MANAGEMENT_PORT": "0"}
+    environ = {**os.environ, **world.environ, **ports, "KWB_INGEST_DRAIN_GRACE_MS": "0"}
     bridge = Bridge(folder / "bridge", environ)
     try:
         bridge.start()
         yield bridge
     finally:
         bridge.kill()
+
+
+def test_a_webhook_becomes_a_row_and_the_last_one_before_the_end_too(world: World, bridge: Bridge) -> None:
+    def send(body: bytes) -> str:
+        with urllib.request.urlopen(f"{bridge.url}/{world.topic}/a?b=1", data=body, timeout=DEADLINE_S) as answer:
+            return str(json.load(answer)["event_id"])
+
+    async def test() -> None:
+        sent = {await asyncio.to_thread(send, b"first"): b"first"}
+        await world.archived()
+        for number in range(20):
+            body = b"%d" % number
+            sent[await asyncio.to_thread(send, body)] = body
+        await asyncio.to_thread(bridge.stop)
+        rows = await world.fetch("SELECT event_id::text, body FROM events")
+        assert dict(map(tuple, rows)) == sent
+
+    run(test())
 
 
 def test_rule_19_a_killed_worker_loses_and_doubles_nothing(world: World, bridge: Bridge) -> None:
