@@ -29,7 +29,7 @@ _CLOSE_WAIT_S = 2.0
 class Store:
     """A bounded pool. Nothing connects before the first use, so a process starts while PostgreSQL is down.
 
-    Raises ConfigError for a URL that cannot be used, and StoreError whenever PostgreSQL fails or does not answer.
+    Every use raises ConfigError for a URL that cannot be used, and StoreError when PostgreSQL fails or does not answer.
     """
 
     def __init__(self, settings: StoreSettings) -> None:
@@ -97,7 +97,7 @@ class Store:
         acquired: Connection | None = None
         try:
             async with asyncio.timeout(timeout_ms / 1000):
-                acquired = await pool.acquire()
+                acquired = await _acquire(pool)
                 yield acquired
         except FAILURES as failure:
             if acquired is not None and isinstance(failure, TimeoutError):
@@ -110,6 +110,16 @@ class Store:
         finally:
             if acquired is not None:
                 await _release(pool, acquired)
+
+
+async def _acquire(pool: asyncpg.Pool[asyncpg.Record]) -> Connection:
+    try:
+        return await pool.acquire()
+    except (ValueError, asyncpg.ClientConfigurationError):  # their text may show the URL with its password
+        raise ConfigError(
+            [Problem("DATABASE_URL", "is not a URL that PostgreSQL's client understands")],
+            hint="postgresql://user:password@host:5432/database, special characters percent-encoded.",
+        ) from None
 
 
 async def _release(pool: asyncpg.Pool[asyncpg.Record], connection: Any) -> None:

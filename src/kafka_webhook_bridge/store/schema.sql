@@ -1,0 +1,146 @@
+-- All migrations applied, as pg_dump shows it; made by tools/schema.py. The reasons stand in migrations/.
+
+CREATE TABLE archive_offsets (
+    topic_id uuid NOT NULL,
+    partition integer NOT NULL,
+    topic text NOT NULL,
+    next_offset bigint NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE events (
+    event_id uuid NOT NULL,
+    received_at timestamp with time zone NOT NULL,
+    source text NOT NULL,
+    type text NOT NULL,
+    state text DEFAULT 'stored'::text NOT NULL,
+    method text NOT NULL,
+    path text NOT NULL,
+    query text,
+    content_type text,
+    headers jsonb NOT NULL,
+    body bytea NOT NULL,
+    body_json jsonb,
+    parse_error text,
+    key text,
+    key_bytes bytea,
+    verified text NOT NULL,
+    covers_body boolean NOT NULL,
+    dedupe_key text,
+    duplicate_of uuid,
+    format text NOT NULL,
+    traceparent text,
+    marks jsonb,
+    topic text NOT NULL,
+    topic_id uuid,
+    partition integer,
+    "offset" bigint,
+    CONSTRAINT events_format_check CHECK ((format = ANY (ARRAY['raw'::text, 'cloudevents'::text, 'envelope'::text]))),
+    CONSTRAINT events_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'blocked'::text, 'quarantined'::text, 'stored'::text])))
+)
+PARTITION BY RANGE (event_id);
+
+CREATE TABLE events_default (
+    event_id uuid CONSTRAINT events_event_id_not_null NOT NULL,
+    received_at timestamp with time zone CONSTRAINT events_received_at_not_null NOT NULL,
+    source text CONSTRAINT events_source_not_null NOT NULL,
+    type text CONSTRAINT events_type_not_null NOT NULL,
+    state text DEFAULT 'stored'::text CONSTRAINT events_state_not_null NOT NULL,
+    method text CONSTRAINT events_method_not_null NOT NULL,
+    path text CONSTRAINT events_path_not_null NOT NULL,
+    query text,
+    content_type text,
+    headers jsonb CONSTRAINT events_headers_not_null NOT NULL,
+    body bytea CONSTRAINT events_body_not_null NOT NULL,
+    body_json jsonb,
+    parse_error text,
+    key text,
+    key_bytes bytea,
+    verified text CONSTRAINT events_verified_not_null NOT NULL,
+    covers_body boolean CONSTRAINT events_covers_body_not_null NOT NULL,
+    dedupe_key text,
+    duplicate_of uuid,
+    format text CONSTRAINT events_format_not_null NOT NULL,
+    traceparent text,
+    marks jsonb,
+    topic text CONSTRAINT events_topic_not_null NOT NULL,
+    topic_id uuid,
+    partition integer,
+    "offset" bigint,
+    CONSTRAINT events_format_check CHECK ((format = ANY (ARRAY['raw'::text, 'cloudevents'::text, 'envelope'::text]))),
+    CONSTRAINT events_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'blocked'::text, 'quarantined'::text, 'stored'::text])))
+)
+WITH (toast_tuple_target='4080');
+
+CREATE TABLE kwb_migrations (
+    version integer NOT NULL,
+    name text NOT NULL,
+    sha256 text NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE leases (
+    name text NOT NULL,
+    holder uuid NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE topics (
+    name text NOT NULL,
+    topic_id uuid NOT NULL,
+    made_by text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT topics_made_by_check CHECK ((made_by = ANY (ARRAY['open_rule'::text, 'source'::text, 'outside'::text])))
+);
+
+ALTER TABLE ONLY events ATTACH PARTITION events_default DEFAULT;
+
+ALTER TABLE ONLY archive_offsets
+    ADD CONSTRAINT archive_offsets_pkey PRIMARY KEY (topic_id, partition);
+
+ALTER TABLE ONLY events
+    ADD CONSTRAINT events_pkey PRIMARY KEY (event_id);
+
+ALTER TABLE ONLY events_default
+    ADD CONSTRAINT events_default_pkey PRIMARY KEY (event_id);
+
+ALTER TABLE ONLY kwb_migrations
+    ADD CONSTRAINT kwb_migrations_pkey PRIMARY KEY (version);
+
+ALTER TABLE ONLY leases
+    ADD CONSTRAINT leases_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY topics
+    ADD CONSTRAINT topics_pkey PRIMARY KEY (name);
+
+CREATE INDEX events_body_json_idx ON ONLY events USING gin (body_json jsonb_path_ops) WHERE (body_json IS NOT NULL);
+
+CREATE INDEX events_dedupe_key_idx ON ONLY events USING btree (dedupe_key, event_id) WHERE (dedupe_key IS NOT NULL);
+
+CREATE INDEX events_default_body_json_idx ON events_default USING gin (body_json jsonb_path_ops) WHERE (body_json IS NOT NULL);
+
+CREATE INDEX events_default_dedupe_key_event_id_idx ON events_default USING btree (dedupe_key, event_id) WHERE (dedupe_key IS NOT NULL);
+
+CREATE INDEX events_key_idx ON ONLY events USING btree (key, event_id) WHERE (key IS NOT NULL);
+
+CREATE INDEX events_default_key_event_id_idx ON events_default USING btree (key, event_id) WHERE (key IS NOT NULL);
+
+CREATE INDEX events_source_idx ON ONLY events USING btree (source, event_id);
+
+CREATE INDEX events_default_source_event_id_idx ON events_default USING btree (source, event_id);
+
+CREATE INDEX events_type_idx ON ONLY events USING btree (type, event_id);
+
+CREATE INDEX events_default_type_event_id_idx ON events_default USING btree (type, event_id);
+
+ALTER INDEX events_body_json_idx ATTACH PARTITION events_default_body_json_idx;
+
+ALTER INDEX events_dedupe_key_idx ATTACH PARTITION events_default_dedupe_key_event_id_idx;
+
+ALTER INDEX events_key_idx ATTACH PARTITION events_default_key_event_id_idx;
+
+ALTER INDEX events_pkey ATTACH PARTITION events_default_pkey;
+
+ALTER INDEX events_source_idx ATTACH PARTITION events_default_source_event_id_idx;
+
+ALTER INDEX events_type_idx ATTACH PARTITION events_default_type_event_id_idx;

@@ -1,0 +1,101 @@
+"""Migrations: once, by one process, never from an altered file, never backwards."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import asyncpg
+import pytest
+from events_data import store_settings, with_store
+
+from kafka_webhook_bridge.errors import StoreError
+from kafka_webhook_bridge.store import Store, migrate
+from kafka_webhook_bridge.store.migrate import migrations
+
+TOOL = Path(__file__).parents[2] / "tools" / "schema.py"
+migrate_module = importlib.import_module("kafka_webhook_bridge.store.migrate")
+
+
+async def execute(database: str, sql: str, *arguments: object) -> None:
+    connection = await asyncpg.connect(database)
+    try:
+        await connection.execute(sql, *arguments)
+    finally:
+        await connection.close()
+
+
+async def tables(store: Store) -> set[str]:
+    async with store.connection("listing tables", timeout_ms=30_000) as connection:
+        rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    return {row["tablename"] for row in rows}
+
+
+def test_schema_sql_is_what_the_migrations_make(database: str) -> None:
+    spec = importlib.util.spec_from_file_location("schema", TOOL)
+    assert spec is not None
+    assert spec.loader is not None
+    tool: ModuleType = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    assert tool.SCHEMA.read_text() == tool.schema(database), "run tools/schema.py and read the diff"
+
+
+def test_a_second_time_does_nothing(database: str) -> None:
+    async def run() -> None:
+        async with Store(store_settings(database)) as store:
+            assert await migrate(store) == migrations()
+            assert await migrate(store) == []
+
+    asyncio.run(run())
+
+
+def test_of_several_at_once_one_migrates(database: str) -> None:
+    """Each has connections of its own, as processes have; the lock is the server's."""
+
+    async def run() -> None:
+        stores = [Store(store_settings(database)) for _ in range(5)]
+        for store in stores:
+            await store.open()
+        try:
+            applied = await asyncio.gather(*map(migrate, stores))
+        finally:
+            for store in stores:
+                await store.close()
+        assert sorted(m.version for done in applied for m in done) == [m.version for m in migrations()]
+
+    asyncio.run(run())
+
+
+@with_store
+async def test_an_altered_file_is_refused(store: Store, database: str) -> None:
+    await execute(database, "UPDATE kwb_migrations SET sha256 = 'another' WHERE version = 1")
+    with pytest.raises(StoreError, match=r"Migration 1 \(archive\) was applied from another file") as caught:
+        await migrate(store)
+    assert "released version" in caught.value.hint
+
+
+@with_store
+async def test_a_newer_database_is_refused(store: Store, database: str) -> None:
+    await execute(database, "INSERT INTO kwb_migrations (version, name, sha256) VALUES (9999, 'later', '')")
+    with pytest.raises(StoreError, match=rf"at version 9999, this bridge knows version {len(migrations())}") as caught:
+        await migrate(store)
+    assert "newer bridge" in caught.value.hint
+
+
+def test_a_migration_that_fails_leaves_nothing(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = migrations()[0]
+    broken = replace(first, sql="CREATE TABLE half_done (x integer); SELECT no_such_function();")
+
+    async def run() -> None:
+        async with Store(store_settings(database)) as store:
+            with monkeypatch.context() as patched:
+                patched.setattr(migrate_module, "migrations", lambda: [broken])
+                with pytest.raises(StoreError, match="no_such_function"):
+                    await migrate(store)
+            assert await tables(store) == set()
+            assert await migrate(store) == migrations()
+
+    asyncio.run(run())
