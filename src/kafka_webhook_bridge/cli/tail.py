@@ -158,9 +158,7 @@ class Tail:
             place = Place(record.topic, record.partition)
             if self._left == 0 or record.offset < self.positions.get(place, 0):
                 continue
-            if self._waiting:
-                self._waiting = False
-                self._out.note("Kafka is back.")
+            self._answered()
             if self._out.json:
                 self._out.line(described(record))
             else:
@@ -168,6 +166,11 @@ class Tail:
             self.positions[place] = record.offset + 1
             if self._left is not None:
                 self._left -= 1
+
+    def _answered(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self._out.note("Kafka is back.")
 
     def _heed(self, failures: Sequence[str]) -> None:
         for failure in failures:
@@ -185,6 +188,7 @@ class Tail:
         except KafkaError as failure:
             self._heed([failure.message])
             return
+        self._answered()
         missing = sorted(self._topic_ids.keys() - (ids.keys() & ranges.keys()))
         if missing:
             self._missing_since = self._missing_since or time.monotonic()
