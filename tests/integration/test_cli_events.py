@@ -44,18 +44,12 @@ def test_filters_alone_and_together(database: str) -> None:
     fill(database, old, shop, erp)
     first, second, third = (str(one.event_id) for one in (old, shop, erp))
     assert found(database) == [third, second, first]  # the newest first
-    assert found(database, "--source", "shop") == [second, first]
-    assert found(database, "--type", "orders/create") == [first]
-    assert found(database, "--key", "1234") == [second, first]
-    assert found(database, "--since", "2d") == [third, second]
-    assert found(database, "--until", "2d") == [first]
+    assert found(database, "--key", "1234", "--source", "shop") == [second, first]
+    assert found(database, "--type", "orders/create", "--until", "2d") == [first]
     assert found(database, "--since", "4d", "--until", ids.moment(days_ago(2)).isoformat()) == [first]
     order = '{"order": {"id": 1234}}'
     assert found(database, "--json-contains", order) == [second]  # of the last day
     assert found(database, "--json-contains", order, "--since", "1w") == [second, first]
-    assert found(database, "--source", "shop", "--key", "1234", "--type", "orders/paid", "--json-contains", order) == [
-        second
-    ]
     assert found(database, "--source", "erp", "--key", "1234") == []
     assert found(database, "--limit", "1", "--after", third) == [second]
 
@@ -83,6 +77,17 @@ def test_the_printed_command_gives_the_next_page(database: str) -> None:
     assert (rest["events"], rest["next_after"]) == ([], None)
 
 
+def test_every_event_is_one_line_however_narrow_the_terminal(database: str) -> None:
+    long = row(source="a-source-with-a-long-name", type="a/type/with/a/long/name", key="k" * 400)
+    fill(database, long, row(now_ms() + 5))
+    done = kwb(database, "search", COLUMNS="40")
+    head, short, wide = done.stdout.splitlines()
+    assert head.split() == ["event", "received", "(UTC)", "source", "type", "key", "bytes"]
+    assert wide.split()[0] == str(long.event_id)
+    assert "k" * 39 + "…" in wide
+    assert short.index("webhook.erp") == wide.index("a/type/") == head.index("type")
+
+
 def test_rule_21_a_json_search_says_how_far_it_looked(database: str) -> None:
     fill(database)
     done = kwb(database, "search", "--json-contains", "{}")
@@ -104,8 +109,9 @@ def test_rule_21_a_json_search_says_how_far_it_looked(database: str) -> None:
         (["--after", "1234"], "1234 is not an event id"),
     ],
 )
-def test_wrong_use_is_told(database: str, arguments: list[str], told: str) -> None:
-    done = kwb(database, "search", *arguments)
+def test_wrong_use_is_told(arguments: list[str], told: str) -> None:
+    """Before anything is asked of PostgreSQL."""
+    done = kwb("", "search", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert told in done.stderr
 
@@ -165,7 +171,7 @@ def test_show_tells_everything(database: str) -> None:
 
 def test_show_gives_every_byte_of_a_body(database: str) -> None:
     """Promise 2: `--body` writes what was received, whatever it is."""
-    bodies = [path.read_bytes() for path in sorted(PAYLOADS.iterdir()) if path.suffix != ".md"]
+    bodies = [(PAYLOADS / name).read_bytes() for name in ("empty", "every-byte.bin", "bom.json", "twilio-sms.form")]
     rows = [row(body=body, body_json=None) for body in [*bodies, bytes(range(256)) * 400]]
     fill(database, *rows)
     for one in rows:
@@ -210,6 +216,11 @@ def test_a_missing_event_is_a_found_problem_with_advice(database: str, time_ms, 
     done = kwb(database, "show", missing)
     assert (done.returncode, done.stdout) == (1, f"There is no event {missing} in the archive.\n")
     assert hint in done.stderr
+
+
+def test_machines_are_told_too_what_is_missing(database: str) -> None:
+    fill(database)
+    missing = str(event_id())
     machine = kwb(database, "show", missing, "--json")
     assert (machine.returncode, json.loads(machine.stdout)) == (1, None)
     raw = kwb(database, "show", missing, "--body")

@@ -110,19 +110,20 @@ def search_events(wanted: Search, out: Output, *, bounded: bool = False) -> None
     if not rows:
         out.note("No event matches.")
         return
-    out.table(
-        ("event", "received (UTC)", "source", "type", "key", "bytes"),
-        [
-            (
-                row["event_id"],
-                short(row["received_at"]),
-                *(_cell(row[column]) for column in ("source", "type", "key")),
-                row["body_bytes"],
-            )
-            for row in rows
-        ],
-        whole=("event", "received (UTC)", "bytes"),
-    )
+    columns = ("event", "received (UTC)", "source", "type", "key", "bytes")
+    cells = [
+        (
+            str(row["event_id"]),
+            short(row["received_at"]),
+            *(_cell(row[column]) for column in ("source", "type", "key")),
+            str(row["body_bytes"]),
+        )
+        for row in rows
+    ]
+    head, *lines = _aligned([columns, *cells])
+    out.say(head, "bold")
+    for line in lines:
+        out.say(line)
     if full:
         out.note(f"Older ones: {_next_command(wanted, rows[-1]['event_id'])}")
 
@@ -144,10 +145,17 @@ def _next_command(wanted: Search, last: uuid.UUID) -> str:
     return shlex.join(["kwb", "events", "search", *given])
 
 
-def _cell(text: str | None) -> str | None:
-    if text is None or len(text) <= _CELL_CHARACTERS_MAX:
-        return text
-    return text[: _CELL_CHARACTERS_MAX - 1] + "…"
+def _cell(text: str | None) -> str:
+    if text is None:
+        return "–"
+    text = safe(text)
+    return text if len(text) <= _CELL_CHARACTERS_MAX else text[: _CELL_CHARACTERS_MAX - 1] + "…"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """One line an event, however narrow the terminal: ids are copied and lines are searched."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _document(text: str) -> str:
