@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import SecretStr
 
-from kafka_webhook_bridge.errors import KafkaError
+from kafka_webhook_bridge.errors import ConfigError, KafkaError
 from kafka_webhook_bridge.kafka.admin import TopicInfo
 from kafka_webhook_bridge.kafka.config import (
     body_bytes_limit,
@@ -42,6 +44,29 @@ def test_the_setting_wins() -> None:
     config = client_config(settings, **{"client.id": "x"})
     assert (config["security.protocol"], config["client.id"]) == ("SASL_PLAINTEXT", "x")
     assert (config["sasl.username"], config["sasl.password"]) == ("u", "p")
+
+
+@pytest.mark.parametrize(
+    "servers", ["k", "k:9092", " a:1, b:2 ,", "[::1]:9092", "SASL_SSL://k.example.com:9096", "a_b:1"]
+)
+def test_servers(servers: str) -> None:
+    assert client_config(KafkaSettings(bootstrap_servers=servers))["bootstrap.servers"] == servers
+
+
+@pytest.mark.parametrize("server", ["a b:1", "k:port", "k:99999", "k:1/x", "::1", "k:"])
+def test_what_is_no_server_is_told(server: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        client_config(KafkaSettings(bootstrap_servers=f"k:1,{server}"))
+    assert caught.value.message == f"KAFKA_BOOTSTRAP_SERVERS: {server!r} is not host:port"
+
+
+def test_authorities_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("nothing")
+    for name, words in (("ca.pem", "no PEM certificate is in there"), ("no.pem", "No such file or directory")):
+        settings = KafkaSettings(bootstrap_servers="k:1", security_protocol="SSL", ssl_ca=str(tmp_path / name))
+        with pytest.raises(ConfigError) as caught:
+            client_config(settings)
+        assert caught.value.message == f"KWB_KAFKA_SSL_CA: {tmp_path / name}: {words}"
 
 
 def test_rule_9_a_record_holds_the_largest_body_in_any_format() -> None:

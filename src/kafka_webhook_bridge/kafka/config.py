@@ -6,12 +6,15 @@ The password is revealed here and nowhere else.
 from __future__ import annotations
 
 import ipaddress
+import re
+import ssl
 from typing import Any
 
 from kafka_webhook_bridge.errors import ConfigError, Problem
 from kafka_webhook_bridge.settings import KafkaSettings
 
 RECORD_BYTES_DEFAULT = 16 * 1024**2
+_SERVER = re.compile(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?")
 _RECORD_OVERHEAD_BYTES = 128 * 1024  # headers, and what an encoding adds besides base64's third
 
 
@@ -38,12 +41,18 @@ def client_config(settings: KafkaSettings, **extra: Any) -> dict[str, Any]:
     problems = []
     if not settings.bootstrap_servers.strip():
         problems.append(Problem("KAFKA_BOOTSTRAP_SERVERS", "is not set: the bridge needs a Kafka cluster"))
+    for server in filter(None, map(str.strip, settings.bootstrap_servers.split(","))):
+        match = _SERVER.fullmatch(server)
+        if match is None or int(match[1] or 0) > 65535:
+            problems.append(Problem("KAFKA_BOOTSTRAP_SERVERS", f"{server!r} is not host:port"))
     protocol = security_protocol(settings)
     sasl = protocol.startswith("SASL")
     if sasl and not settings.username:
         problems.append(Problem("KAFKA_USERNAME", f"is not set, but {protocol} needs a user"))
     if sasl and settings.password is None:
         problems.append(Problem("KAFKA_PASSWORD", f"is not set, but {protocol} needs one"))
+    if protocol.endswith("SSL") and settings.ssl_ca:
+        problems += _ca_problems(settings.ssl_ca)
     if problems:
         raise ConfigError(problems, hint="`make up` gives both; for another cluster see docs/reference/settings.md.")
     config: dict[str, Any] = {
@@ -64,6 +73,17 @@ def client_config(settings: KafkaSettings, **extra: Any) -> dict[str, Any]:
     if protocol.endswith("SSL") and settings.ssl_ca:
         config["ssl.ca.location"] = settings.ssl_ca
     return config | extra
+
+
+def _ca_problems(path: str) -> list[Problem]:
+    """librdkafka tells of a file that it cannot use in OpenSSL's words, and only when a client is made."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError:
+        return [Problem("KWB_KAFKA_SSL_CA", f"{path}: no PEM certificate is in there")]
+    except OSError as error:
+        return [Problem("KWB_KAFKA_SSL_CA", f"{path}: {error.strerror}")]
+    return []
 
 
 def security_protocol(settings: KafkaSettings) -> str:

@@ -9,14 +9,16 @@ from kafka_webhook_bridge.errors import KafkaError
 K = ck.KafkaError
 
 _REACH = "Is the cluster up, and is KAFKA_BOOTSTRAP_SERVERS right from this machine?"
+_LISTENER = f"{_REACH} Is KWB_KAFKA_SECURITY_PROTOCOL that of the listener on this port?"
 _TLS = "Check KWB_KAFKA_SECURITY_PROTOCOL and KWB_KAFKA_SSL_CA: the listener and the client must both use TLS or not."
 _LOGIN = "Check KAFKA_USERNAME, KAFKA_PASSWORD, KWB_KAFKA_SASL_MECHANISM and KWB_KAFKA_SECURITY_PROTOCOL."
 _RIGHTS = "Grant the bridge's user Describe, DescribeConfigs, Create, Read and Write on its topics."
 _CLUSTER_RIGHTS = "Grant the bridge's user Create and Describe on the cluster, or make the topics for it."
 
 HINTS: dict[int, str] = {
-    K._TRANSPORT: _REACH,
-    K._ALL_BROKERS_DOWN: _REACH,
+    K._TRANSPORT: _LISTENER,
+    K._ALL_BROKERS_DOWN: _LISTENER,
+    K._BAD_MSG: "No Kafka listener answers on that port, or KWB_KAFKA_SECURITY_PROTOCOL is not that of the listener.",
     K._TIMED_OUT: _REACH,
     K.REQUEST_TIMED_OUT: "The cluster is slow or has no controller; look at its logs.",
     K._RESOLVE: "The host name in KAFKA_BOOTSTRAP_SERVERS, or one that the brokers advertise, does not resolve here.",
