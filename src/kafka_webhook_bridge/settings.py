@@ -367,14 +367,13 @@ def harness_fd() -> int | None:
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
-    """This environment for a child process, with the plain values that the command line changed."""
-    changed = {
-        row.env: str(value)
+    """This environment for a child process, with the plain values of `settings`: the command line may differ."""
+    plain = {
+        row.env: str(getattr(getattr(settings, row.room), row.name))
         for row in rows()
         if row.type in (int, float, str, bool)
-        and (value := getattr(getattr(settings, row.room), row.name)) != row.default
     }
-    return {**os.environ, **changed}
+    return {**os.environ, **plain}
 
 
 _INLINE = re.compile(r"\s*(\{|[A-Za-z_]+:(\s|$))")

@@ -15,10 +15,11 @@ import confluent_kafka.admin
 import pytest
 from pydantic import SecretStr
 
-from kafka_webhook_bridge.cli.checks import _clock
-from kafka_webhook_bridge.kafka.admin import Admin
+from kafka_webhook_bridge.cli import checks
+from kafka_webhook_bridge.kafka.admin import Admin, Broker, Cluster
 from kafka_webhook_bridge.kafka.config import client_config, record_bytes_limit
 from kafka_webhook_bridge.settings import StoreSettings
+from kafka_webhook_bridge.sources.config import load_configuration
 from kafka_webhook_bridge.stack import Stack
 from kafka_webhook_bridge.stack.ports import free_ports
 from kafka_webhook_bridge.store import Store, migrate
@@ -171,6 +172,26 @@ def test_rule_9_a_topic_too_small_for_its_source(environ: dict[str, str], stack:
     assert doctor({**environ, "KWB_CONFIG": smaller}).failed() == set()
 
 
+def test_rule_9_brokers_too_small_for_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No broker here is so small, so this cluster is told of instead of asked."""
+    small, hidden = Broker(1, "one:1", {"socket.request.max.bytes": "1000000"}), Broker(2, "two:2", None)
+
+    class Told:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def cluster(self) -> Cluster:
+            return Cluster("id", "one:1", (small, hidden), frozenset())
+
+    monkeypatch.setattr(checks, "Admin", Told)
+    configuration = {"KWB_CONFIG": "sources: {a: {auth: none}}", "KAFKA_BOOTSTRAP_SERVERS": "one:1"}
+    found = list(checks.Doctor(*load_configuration(configuration))._kafka())
+    assert [(check.name, check.status) for check in found] == [
+        ("kafka", "ok"), ("kafka.brokers", "warn"), ("kafka.limits", "fail"), ("kafka.limits", "warn"),
+    ]  # fmt: skip
+    assert found[2].found == "one:1 takes requests of 1000000 bytes, records need 16777216"
+    assert "Raise socket.request.max.bytes" in found[2].todo
+
+
 def test_rule_10_a_topic_that_is_not_flushed_or_is_compacted(environ: dict[str, str], stack: Stack, topic: str) -> None:
     make_topic(stack, topic, **{"max.message.bytes": "16777216", "cleanup.policy": "compact"})
     found = doctor(environ)
@@ -222,7 +243,7 @@ def test_too_few_open_files_are_a_warning(environ: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("ahead_ms", "status"), [(0, "ok"), (-999, "ok"), (1_001, "warn"), (-60_001, "fail")])
 def test_clocks_apart(ahead_ms: float, status: str) -> None:
-    check = _clock("postgresql.clock", ahead_ms)
+    check = checks._clock("postgresql.clock", ahead_ms)
     assert check.status == status
     assert ("NTP" in check.todo) == (status != "ok")
     assert ("behind" in check.found) == (ahead_ms <= 0)

@@ -228,6 +228,31 @@ def test_serve_of_a_worker_needs_postgresql() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="NOT RUN: there is no openssl")
+def test_certificates_that_cannot_be_served(tmp_path: Path) -> None:
+    def make(name: str, *options: str) -> None:
+        kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=localhost", "-days", "1"]
+        files = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.pem")]
+        subprocess.run(["openssl", "req", *kind, *files, *options], capture_output=True, timeout=60, check=True)
+
+    make("plain", "-nodes")
+    make("other", "-nodes")
+    make("secret", "-passout", "pass:abcdef")
+    environ = {**SERVERS, "KWB_CONFIG": "sources: {a: {auth: none}}"}
+    for cert, key, words in (
+        ("plain", "plain", "The configuration is right"),
+        ("plain", "other", "the private key is of another certificate"),
+        ("secret", "secret", "no PEM certificate with its private key, unencrypted, is in there"),
+        ("plain", "none", "No such file or directory"),
+    ):
+        files = {
+            "KWB_INGEST_TLS_CERT": str(tmp_path / f"{cert}.pem"), "KWB_INGEST_TLS_KEY": str(tmp_path / f"{key}.key"),
+        }  # fmt: skip
+        done = kwb("config", "check", **environ, **files)
+        assert words in done.stdout + done.stderr
+        assert done.returncode == (0 if words.startswith("The") else 2)
+
+
 def test_serve_names_options_like_settings() -> None:
     done = kwb("serve", "--tls-cert", "/no/such.pem", "--port", "7001", "--management-port", "7001", **SERVERS)
     assert "KWB_INGEST_TLS_CERT: /no/such.pem: No such file or directory" in done.stderr

@@ -303,6 +303,11 @@ def test_a_child_gets_what_the_command_line_changed(monkeypatch: pytest.MonkeyPa
     assert again == settings
 
 
+def test_a_child_gets_a_default_that_the_command_line_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KWB_INGEST_WORKERS", "4")
+    assert load_settings(child_environment(load_settings(ingest_workers=1))).ingest.workers == 1
+
+
 def test_the_configuration_is_a_path_or_yaml(tmp_path: Path) -> None:
     (tmp_path / "bridge.yaml").write_text("sources: {}\n")
     assert read_configuration(str(tmp_path / "bridge.yaml")) == (str(tmp_path / "bridge.yaml"), "sources: {}\n")

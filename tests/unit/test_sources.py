@@ -196,6 +196,11 @@ def test_every_problem_at_once_in_the_order_of_the_lines() -> None:
     assert len(caught.value.problems) == 6
 
 
+def test_right_sources_do_not_excuse_wrong_settings() -> None:
+    with pytest.raises(ConfigError, match="KWB_NOPE: no such setting"):
+        load_configuration({**LOGIN, "KWB_CONFIG": "sources: {a: }", "KWB_NOPE": "1"})
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"sources: {a: {topic: \xff}}")
     assert problems(str(tmp_path / "no.yaml")) == [

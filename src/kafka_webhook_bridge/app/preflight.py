@@ -56,7 +56,7 @@ def _tls_problems(settings: IngestSettings) -> list[Problem]:
         tls_context(settings)
     except ssl.SSLError as error:
         why = {"KEY_VALUES_MISMATCH": "the private key is of another certificate"}.get(error.reason)
-        why = why or "no PEM certificate with its private key is in there"
+        why = why or "no PEM certificate with its private key, unencrypted, is in there"
     except OSError as error:
         why = error.strerror or str(error)
     else:

@@ -34,7 +34,8 @@ def tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
-    context.load_cert_chain(settings.tls_cert, settings.tls_key or None)
+    # Without a password here, OpenSSL would ask the terminal for that of an encrypted key.
+    context.load_cert_chain(settings.tls_cert, settings.tls_key or None, password="")
     return context
 
 
