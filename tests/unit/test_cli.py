@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -9,16 +11,18 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from json_schema import accepts
 
-from kafka_webhook_bridge.cli import GROUPS
+from kafka_webhook_bridge.cli import GROUPS, main
 from kafka_webhook_bridge.settings import rows
 
 CANARY = "canary-e06b"
 SERVERS = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "DATABASE_URL": f"postgresql://kwb:{CANARY}@127.0.0.1:1/kwb"}
 LOGIN = {"WEBHOOK_USERNAME": "hooks", "WEBHOOK_PASSWORD": CANARY}
+ENVIRON = {"COLUMNS": "250", "SHOP_PASSWORD": CANARY}
 YAML = """\
 sources:
   shop-de:
@@ -33,13 +37,29 @@ sources:
 """
 
 
-def kwb(*arguments: str, cwd: Path | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+def kwb(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a process, with nothing in its environment but what is given."""
-    done = subprocess.run(
-        [sys.executable, "-m", "kafka_webhook_bridge.cli", *arguments],
-        env={"COLUMNS": "250", "SHOP_PASSWORD": CANARY, **environ},
-        cwd=cwd, capture_output=True, text=True, timeout=60, check=False,
+    return _checked(
+        subprocess.run(
+            [sys.executable, "-m", "kafka_webhook_bridge.cli", *arguments],
+            env={**ENVIRON, **environ}, capture_output=True, text=True, timeout=60, check=False,
+        )
     )  # fmt: skip
+
+
+def here(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The same in this process, which is quicker."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, {**ENVIRON, **environ}, clear=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        code = main(arguments)
+    return _checked(subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue()))
+
+
+def _checked(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
     assert "Traceback" not in done.stderr
     assert CANARY not in done.stdout + done.stderr
     return done
@@ -107,7 +127,7 @@ def test_errors_are_json_on_standard_error_with_json() -> None:
 
 
 def test_a_terminal_is_not_moved_by_what_is_given() -> None:
-    done = kwb("sources", "show", "\x1b[2Jx", KWB_CONFIG="sources: {a: {auth: none}}")
+    done = here("sources", "show", "\x1b[2Jx", KWB_CONFIG="sources: {a: {auth: none}}")
     assert done.stdout == "There is no source \\x1b[2Jx.\n"
 
 
@@ -139,7 +159,7 @@ def test_config_check_is_right() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("The configuration is right\n")
     assert "4 sources (hash " in done.stdout
-    found = json.loads(kwb("config", "check", "--json", KWB_CONFIG=YAML, **SERVERS, **LOGIN).stdout)
+    found = json.loads(here("config", "check", "--json", KWB_CONFIG=YAML, **SERVERS, **LOGIN).stdout)
     assert found["sources"] == ["shop-de", "erp", "9to5", "open-one"]
     assert (found["ok"], found["open_rule"]) == (True, False)
     assert set(found["changed"]) == {"KWB_CONFIG", *SERVERS, *LOGIN}
@@ -163,8 +183,8 @@ def test_config_check_tells_everything_that_serve_would_refuse_at_once(tmp_path:
         "KWB_INGEST_TLS_CERT": "no PEM certificate with its private key",
     }
     for done in (
-        kwb("config", "check", str(file), "--json", **environ),
-        kwb("config", "check", "--json", **environ, KWB_CONFIG=str(file)),
+        here("config", "check", str(file), "--json", **environ),
+        here("config", "check", "--json", **environ, KWB_CONFIG=str(file)),
     ):
         assert (done.returncode, done.stdout) == (2, "")
         found = {problem["where"]: problem["what"] for problem in json.loads(done.stderr)["error"]["problems"]}
@@ -181,7 +201,7 @@ def test_config_check_tells_everything_that_serve_would_refuse_at_once(tmp_path:
 def test_config_show() -> None:
     environ = {**SERVERS, **LOGIN, "KWB_CONFIG": f"sources:\n  a: {{username: u, password: {CANARY}}}\n"}
     environ |= {"KWB_INGEST_TRUSTED_PROXIES": "10.0.0.0/8,::1", "KAFKA_PASSWORD": CANARY}
-    found = {row["variable"]: row for row in json.loads(kwb("config", "show", "--json", **environ).stdout)}
+    found = {row["variable"]: row for row in json.loads(here("config", "show", "--json", **environ).stdout)}
     assert list(found) == [row.env for row in rows()]
     assert {name for name, row in found.items() if row["origin"] != "default"} == set(environ)
     assert {name for name, row in found.items() if row["value"] == "[redacted]"} == {
@@ -190,7 +210,7 @@ def test_config_show() -> None:
     assert found["KWB_CONFIG"]["value"] == "[YAML, 2 lines]"
     assert found["KWB_INGEST_PORT"]["value"] == 8080
     assert found["KWB_INGEST_TRUSTED_PROXIES"]["value"] == ["10.0.0.0/8", "::1"]
-    people = kwb("config", "show", **environ).stdout
+    people = here("config", "show", **environ).stdout
     assert "ingest: The port that webhooks come in by." in people
     for row in rows():
         (line,) = [line.split() for line in people.splitlines() if line.split()[:1] == [row.env]]
@@ -198,13 +218,13 @@ def test_config_show() -> None:
 
 
 def test_config_show_of_wrong_settings() -> None:
-    done = kwb("config", "show", KWB_INGEST_PORT="x")
+    done = here("config", "show", KWB_INGEST_PORT="x")
     assert (done.returncode, done.stdout) == (2, "")
     assert "KWB_INGEST_PORT: 'x' is not a whole number" in done.stderr
 
 
 def test_config_schema_is_json_with_and_without_the_option() -> None:
-    found = [json.loads(kwb("config", "schema", *option).stdout) for option in ([], ["--json"])]
+    found = [json.loads(here("config", "schema", *option).stdout) for option in ([], ["--json"])]
     assert found[0] == found[1]
     assert accepts(found[0], {"sources": {"a": {"topic": "t"}}})
     assert not accepts(found[0], {"sources": {"a": {"topc": "t"}}})
@@ -248,7 +268,7 @@ def test_certificates_that_cannot_be_served(tmp_path: Path) -> None:
         files = {
             "KWB_INGEST_TLS_CERT": str(tmp_path / f"{cert}.pem"), "KWB_INGEST_TLS_KEY": str(tmp_path / f"{key}.key"),
         }  # fmt: skip
-        done = kwb("config", "check", **environ, **files)
+        done = here("config", "check", **environ, **files)
         assert words in done.stdout + done.stderr
         assert done.returncode == (0 if words.startswith("The") else 2)
 
@@ -265,11 +285,11 @@ def test_serve_names_options_like_settings() -> None:
 def test_sources_list() -> None:
     environ = {**LOGIN, "KWB_CONFIG": YAML}
     for arguments in (["sources", "--json"], ["sources", "list", "--json"]):
-        found = json.loads(kwb(*arguments, **environ).stdout)
+        found = json.loads(here(*arguments, **environ).stdout)
         assert found["open_rule"] is None
         assert [source["name"] for source in found["sources"]] == ["shop-de", "erp", "9to5", "open-one"]
         assert [source["own_credentials"] for source in found["sources"]] == [True, False, True, False]
-    people = kwb("sources", **environ).stdout
+    people = here("sources", **environ).stdout
     (line,) = [line for line in people.splitlines() if "shop-de" in line]
     for words in ("shop.orders", "Basic, its own", "raw", "{json:order.id}", "1 MiB", "http://127.0.0.1:8080/shop-de"):
         assert words in line
@@ -279,7 +299,7 @@ def test_sources_list() -> None:
 
 def test_sources_show() -> None:
     environ = {**LOGIN, "KWB_CONFIG": YAML + "public_url: https://hooks.example.com/in\n"}
-    people = kwb("sources", "show", "shop-de", **environ).stdout
+    people = here("sources", "show", "shop-de", **environ).stdout
     for words in ("shop-de  https://hooks.example.com/in/shop-de", "DELETE, PATCH, POST, PUT", "50 per second", "415"):
         assert words in people
     assert people.endswith(
@@ -287,15 +307,15 @@ def test_sources_show() -> None:
         "  curl -i -u \"$SHOP_DE_USERNAME:$SHOP_DE_PASSWORD\" -H 'Content-Type: application/json' "
         '-d \'{"hello":"kafka"}\' https://hooks.example.com/in/shop-de\n'
     )
-    erp = json.loads(kwb("sources", "show", "erp", "--json", **environ).stdout)
+    erp = json.loads(here("sources", "show", "erp", "--json", **environ).stdout)
     assert (erp["body_bytes_max"], erp["format"], erp["variables"]) == (
         5 * 1024**2, "envelope", ["WEBHOOK_USERNAME", "WEBHOOK_PASSWORD"],
     )  # fmt: skip
     assert "-X PUT" in erp["try"]
-    assert json.loads(kwb("sources", "show", "open-one", "--json", **environ).stdout)["try"] == (
+    assert json.loads(here("sources", "show", "open-one", "--json", **environ).stdout)["try"] == (
         "curl -i https://hooks.example.com/in/open-one"
     )
-    digits = json.loads(kwb("sources", "show", "9to5", "--json", **environ).stdout)
+    digits = json.loads(here("sources", "show", "9to5", "--json", **environ).stdout)
     assert digits["variables"] == ["SOURCE_9TO5_USERNAME", "SOURCE_9TO5_PASSWORD"]
 
 
@@ -308,31 +328,31 @@ def test_sources_show() -> None:
     ],
 )
 def test_the_address_of_a_source(environ: dict[str, str], url: str) -> None:
-    found = json.loads(kwb("sources", "show", "erp", "--json", KWB_CONFIG=YAML, **LOGIN, **environ).stdout)
+    found = json.loads(here("sources", "show", "erp", "--json", KWB_CONFIG=YAML, **LOGIN, **environ).stdout)
     assert found["url"] == url
 
 
 def test_sources_show_of_an_unknown_name() -> None:
     done = kwb("sources", "show", "shop-du", KWB_CONFIG=YAML, **LOGIN)
     assert (done.returncode, done.stdout) == (1, "There is no source shop-du; did you mean shop-de?\n")
-    assert kwb("sources", "show", "shop-du", "--json", KWB_CONFIG=YAML, **LOGIN).stdout == "null\n"
+    assert here("sources", "show", "shop-du", "--json", KWB_CONFIG=YAML, **LOGIN).stdout == "null\n"
 
 
 def test_sources_with_the_open_rule() -> None:
     environ = {**LOGIN, **SERVERS, "KWB_CONFIG": "open_rule: true\ntopic_prefix: open.\ntopics_max: 7\n"}
-    people = kwb("sources", **environ).stdout
+    people = here("sources", **environ).stdout
     assert "goes to the topic open.<name>, made at first use, up to 7 topics" in people
-    found = json.loads(kwb("sources", "--json", **environ).stdout)
+    found = json.loads(here("sources", "--json", **environ).stdout)
     assert found == {"sources": [], "open_rule": {"topic_prefix": "open.", "topics_max": 7}}
-    shown = kwb("sources", "show", "anything", **environ)
+    shown = here("sources", "show", "anything", **environ)
     assert shown.returncode == 0
     assert "by the open rule" in shown.stdout
     assert "open.anything" in shown.stdout
-    assert kwb("sources", "show", "Not-a-name", **environ).returncode == 1
+    assert here("sources", "show", "Not-a-name", **environ).returncode == 1
 
 
 def test_the_line_to_try_is_what_a_shell_understands() -> None:
-    found = json.loads(kwb("sources", "show", "shop-de", "--json", KWB_CONFIG=YAML, **LOGIN).stdout)
+    found = json.loads(here("sources", "show", "shop-de", "--json", KWB_CONFIG=YAML, **LOGIN).stdout)
     script = f"curl() {{ printf '%s\\n' \"$@\"; }}; {found['try']}"
     done = subprocess.run(
         ["sh", "-c", script], env={"SHOP_DE_USERNAME": "a b", "SHOP_DE_PASSWORD": "c$d"},
