@@ -179,6 +179,8 @@ def test_keys_of_later_versions_are_explained(key: str) -> None:
     (problem,) = problems(f"sources:\n  a:\n    {key}: x\n")
     assert problem == f"KWB_CONFIG:3: sources.a.{key}: {LATER[key]}"
     assert key not in SourceModel.model_fields
+    (problem,) = problems(f"sources:\n  a:\n    {key}x: x\n")
+    assert problem == f"KWB_CONFIG:3: sources.a.{key}x: unknown key; did you mean `{key}`? But {LATER[key]}"
 
 
 def test_every_problem_at_once_in_the_order_of_the_lines() -> None:

@@ -257,13 +257,14 @@ def _words(model: type[BaseModel], path: Path, error: Any) -> tuple[Path, str]:
     inside: Path = (*path, *error["loc"])
     kind, context, last = error["type"], error.get("ctx", {}), inside[-1] if inside else ""
     if kind == "extra_forbidden":
-        if last in LATER and model is SourceModel:
-            return inside, f"{_dotted(inside)}: {LATER[last]}"
-        near = difflib.get_close_matches(str(last), model.model_fields, 1)
-        what = "unknown key" + (
-            f"; did you mean `{near[0]}`?" if near else f"; there are {', '.join(model.model_fields)}"
-        )
-        return inside, f"{_dotted(inside)}: {what}"
+        later = LATER if model is SourceModel else {}
+        if last in later:
+            return inside, f"{_dotted(inside)}: {later[last]}"
+        near = difflib.get_close_matches(str(last), [*model.model_fields, *later], 1)
+        what = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(model.model_fields)}"
+        if near and near[0] in later:
+            what += f" But {later[near[0]]}"
+        return inside, f"{_dotted(inside)}: unknown key; {what}"
     if kind == "literal_error":
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         given = str(error["input"])
