@@ -515,7 +515,10 @@ class Load:
             ssl=target.tls,
             server_hostname=target.host if target.tls else None,
         )
-        _, connection = await asyncio.wait_for(connecting, CONNECT_TIMEOUT_S)
+        # Not wait_for: before Python 3.12 it swallows a cancellation that comes as the connection does (gh-86296), and
+        # the end of the run would wait for this task for ever.
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, connection = await connecting
         return connection
 
     async def _connect_first(self) -> Connection:
