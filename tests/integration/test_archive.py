@@ -377,6 +377,24 @@ def test_rule_19_a_position_out_of_range_goes_to_the_earliest(world: World) -> N
     assert count("kwb_archive_positions_lost_total", reason="out_of_range") - lost == 1
 
 
+def test_rule_19_a_position_beyond_the_end_goes_to_the_earliest(world: World) -> None:
+    """As after a broker that lost its last records."""
+    lost = count("kwb_archive_positions_lost_total", reason="out_of_range")
+
+    async def test() -> None:
+        async with world.archiving():
+            sent = world.produce(*(world.event() for _ in range(5)), partition=2)
+            await world.archived()
+        await world.fetch("UPDATE archive_offsets SET next_offset = 1000 WHERE partition = 2")
+        sent += world.produce(*(world.event() for _ in range(5)), partition=2)
+        async with world.archiving():
+            await world.archived()
+        assert sorted(await world.ids()) == sorted(sent)
+
+    run(test())
+    assert count("kwb_archive_positions_lost_total", reason="out_of_range") - lost == 1
+
+
 def test_rule_19_two_archivers_write_each_event_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both believe that they hold the lease, as after a long stop of one of them."""
 
