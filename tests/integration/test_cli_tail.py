@@ -277,10 +277,14 @@ def test_a_source_leads_to_its_topic(topic: str, produce, tail) -> None:
             "of the source none",
         ),
         (["{topic}", "--from", "yesterday"], {}, 2, "--from yesterday"),
-        (["{topic}"], {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}, 1, "KAFKA_BOOTSTRAP_SERVERS"),
-        (["{topic}"], {"KAFKA_PASSWORD": "canary"}, 1, "KAFKA_PASSWORD"),
+        (
+            ["{topic}"],
+            {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "KAFKA_PASSWORD": "canary"},
+            1,
+            "KAFKA_BOOTSTRAP_SERVERS",
+        ),
     ],
-    ids=["no topic", "no topic of a source", "no time", "no broker", "wrong password"],
+    ids=["no topic", "no topic of a source", "no time", "no broker"],
 )
 def test_what_cannot_be_followed_is_told(
     topic: str, produce, tail, arguments: list[str], environ: dict[str, str], code: int, told: str
