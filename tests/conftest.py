@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,6 +16,11 @@ import pytest
 from kafka_webhook_bridge.stack import Kafka, Stack
 from kafka_webhook_bridge.stack.files import write_private
 from kafka_webhook_bridge.stack.kafka import tool
+
+
+# A shell that starts pytest in the background lets it ignore Ctrl-C, and children inherit that; tests press Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
