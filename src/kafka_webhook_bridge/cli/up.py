@@ -111,8 +111,7 @@ class Up:
             except Stopped:
                 return _INTERRUPTED
             finally:
-                with self._working("Stopping"):
-                    self._keeper.stop()
+                self._end()
         self._out.note(f"Stopped. Data and credentials are kept in {_shown(self._folder)}.")
         self._out.line({"event": "stopped"})
         return OK
@@ -135,12 +134,17 @@ class Up:
             progress=lambda text: self._progress(text),
         )
         credentials = self._credentials()
+        own = self._environment(credentials)
+        # No balancer has to notice the end, so webhooks are turned away at once.
+        bridge = Bridge(self._folder, {"KWB_INGEST_DRAIN_GRACE_MS": "0", **environment(), **own})
+        self._wait_for(bridge.clear_the_way)
         self._keeper.keep(stack.kafka)
         self._keeper.keep(stack.postgres)
         self._wait_for(stack.start)
         self._progress("Starting the bridge")
-        own = self._environment(stack, credentials)
-        bridge = Bridge(self._folder, {**environment(), **own})
+        servers = stack.environ()
+        self._warn_of_replaced(servers)
+        bridge.environ |= servers
         self._keeper.keep(bridge)
 
         def make_consumer() -> None:
@@ -149,7 +153,7 @@ class Up:
             users.allow_reading(CONSUMER)
 
         self._wait_for(bridge.start, make_consumer)
-        own |= {name: bridge.environ[name] for name in ("KWB_INGEST_PORT", "KWB_MANAGEMENT_PORT")}
+        own |= servers | {name: bridge.environ[name] for name in ("KWB_INGEST_PORT", "KWB_MANAGEMENT_PORT")}
         self._write_files(own, stack, credentials)
         self._announce(stack, bridge, credentials)
 
@@ -165,13 +169,12 @@ class Up:
         known = secrets_of(self._folder / "secrets.json", "webhook_password", CONSUMER, given=given)
         return {"webhook_username": "webhook", **known}
 
-    def _environment(self, stack: Stack, credentials: dict[str, str]) -> dict[str, str]:
-        """What points a command at this bridge and its servers: for `kwb serve` and for `.kwb/env`."""
+    def _environment(self, credentials: dict[str, str]) -> dict[str, str]:
+        """What makes this bridge, for `kwb serve` and for `.kwb/env`; its servers come from Stack.environ."""
         ingest, management = self._settings.ingest, self._settings.management
-        own = {
+        return {
             "WEBHOOK_USERNAME": credentials["webhook_username"],
             "WEBHOOK_PASSWORD": credentials["webhook_password"],
-            **stack.environ(),
             "KWB_INGEST_HOST": ingest.host,
             "KWB_INGEST_PORT": str(ingest.port),
             "KWB_INGEST_WORKERS": str(ingest.workers),
@@ -180,10 +183,12 @@ class Up:
             # The broker is ours alone, so any source name may make its topic (rules.md 11).
             "KWB_BRIDGE_OPEN_RULE": "false" if self._settings.bridge.open_rule is False else "true",
         }
-        for name, value in environment().items():
-            if name in _REPLACED and value != own[name]:
+
+    def _warn_of_replaced(self, servers: dict[str, str]) -> None:
+        given = environment()
+        for name in _REPLACED:
+            if given.get(name, servers[name]) != servers[name]:
                 self._out.note(f"{name} of the environment is not used: `kwb up` brings its own.", "yellow")
-        return own
 
     def _write_files(self, own: dict[str, str], stack: Stack, credentials: dict[str, str]) -> None:
         from kafka_webhook_bridge.stack.files import write_private
@@ -210,9 +215,7 @@ class Up:
 
     def _wait_for(self, *calls: Callable[[], None]) -> None:
         """All of them, side by side. Raises the first error, or Stopped when somebody asks meanwhile."""
-        from kafka_webhook_bridge.stack.keeper import in_thread
-
-        waiting = [in_thread(call) for call in calls]
+        waiting = [self._keeper.begin(call) for call in calls]
         while waiting:
             if self._stop.wait(_START_LOOK_EVERY_S):
                 raise Stopped
@@ -288,6 +291,15 @@ class Up:
                 self._progress = self._out.note
 
     # ── stopping ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _end(self) -> None:
+        """Stop everything, also when nobody can be told: a closed terminal or pipe."""
+        from kafka_webhook_bridge.stack.keeper import in_thread
+
+        stopping = in_thread(self._keeper.stop)
+        with contextlib.suppress(OSError), self._working("Stopping"):
+            stopping.exception()
+        stopping.result()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -228,7 +228,9 @@ class Producer:
 
     def _watch(self) -> None:
         failures = 0
-        while not self._stop.wait(_PROBE_S):
+        pause_s = 0.0  # at once: until the first answer the process is not ready
+        while not self._stop.wait(pause_s):
+            pause_s = _PROBE_S
             self._gauge_outstanding.set(self._outstanding)
             answered = self._probe()
             for name in ("fast", "bulk"):

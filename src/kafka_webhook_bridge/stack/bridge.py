@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import signal
 import ssl
 import sys
@@ -19,6 +20,7 @@ from kafka_webhook_bridge.stack.process import Process, end_leftover
 
 START_TIMEOUT_S = 30.0
 _STOP_MARGIN_S = 5.0
+_DEGRADED_WAIT_S = 3.0
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - the address to dial, not to bind
 
 
@@ -40,6 +42,7 @@ class Bridge:
             "KWB_MANAGEMENT_PORT": str(self.management_port),
         }
         self._share_port = settings.ingest.share_port
+        self._drain_s = settings.ingest.drain_timeout_ms / 1000
         self._tls = bool(settings.ingest.tls_cert)
         self._pid_file = folder / "serve.pid"
         self._process = Process(
@@ -47,7 +50,7 @@ class Bridge:
             pid_file=self._pid_file,
             log=self.log,
             stop_signal=signal.SIGTERM,
-            stop_timeout_s=settings.ingest.drain_timeout_ms / 1000 + _STOP_MARGIN_S,
+            stop_timeout_s=self._drain_s + _STOP_MARGIN_S,
         )
 
     @property
@@ -78,37 +81,64 @@ class Bridge:
 
     def launch(self) -> None:
         """As `start`, without the wait."""
-        make_folder(self.folder, to_pass=True)
-        end_leftover(self._pid_file, signal.SIGTERM)
-        if not self._share_port:
-            check_free(self.port, "webhooks", "port")
-        check_free(self.management_port, "management", "management-port")
+        self.clear_the_way()
         # The working folder stays: paths of the configuration are relative to it.
         self._process.start(
             [sys.executable, "-m", "kafka_webhook_bridge.cli", "serve"], env=self.environ, cwd=Path.cwd()
         )
 
+    def clear_the_way(self) -> None:
+        """End what an earlier, killed run left behind. Raises StackError when a port is taken by another program."""
+        make_folder(self.folder, to_pass=True)
+        end_leftover(self._pid_file, signal.SIGTERM)
+        ports = [(self.management_port, "management", "management-port")]
+        if not self._share_port:
+            ports.insert(0, (self.port, "webhooks", "port"))
+        # The workers of a supervisor that was killed drain before they leave the port.
+        deadline = time.monotonic() + (0 if self.pid is None else self._drain_s)
+        while True:
+            try:
+                check_free(*ports)
+            except StackError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
     def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Until /health/ready answers 200. Raises StackError with the bridge's own words when it ends."""
+        """Until /health/ready says `ready`, or goes on saying `degraded`: PostgreSQL is away, or not asked yet.
+
+        Raises StackError with the bridge's own words when it ends.
+        """
         deadline = time.monotonic() + timeout_s
-        while not self._ready():
+        degraded_at: float | None = None
+        while True:
+            status = self._status()
+            if status == "ready":
+                return
+            if status == "degraded":
+                degraded_at = degraded_at or time.monotonic()
+                if not self.environ.get("DATABASE_URL") or time.monotonic() > degraded_at + _DEGRADED_WAIT_S:
+                    return
             if not self.alive:
                 raise self.failure()
             if time.monotonic() > deadline:
                 raise StackError(f"The bridge was not ready after {timeout_s:.0f} s.", hint=f"Its log: {self.log}")
             time.sleep(0.02)
 
-    def _ready(self) -> bool:
+    def _status(self) -> str:
+        """The word of /health/ready, empty where nobody answers."""
         unverified = ssl._create_unverified_context() if self._tls else None  # noqa: S323 - ourselves, on loopback
         connection: http.client.HTTPConnection = (
             http.client.HTTPSConnection(self.host, self.port, timeout=1, context=unverified)
             if self._tls
             else http.client.HTTPConnection(self.host, self.port, timeout=1)
         )
-        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException, ValueError):
             connection.request("GET", "/health/ready")
-            return connection.getresponse().status == http.HTTPStatus.OK
-        return False
+            return str(json.loads(connection.getresponse().read()).get("status"))
+        return ""
 
     def stop(self, timeout_s: float | None = None) -> None:
         """Drain and end; by force when that takes longer than the bridge's own limit."""

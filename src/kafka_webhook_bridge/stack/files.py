@@ -62,11 +62,11 @@ def write_private(path: Path, text: str) -> None:
 def secrets_of(path: Path, *names: str, given: Mapping[str, str] | None = None) -> dict[str, str]:
     """The passwords kept in the private JSON file `path`. Those `given` replace them, missing `names` are generated."""
     try:
-        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-    except ValueError as error:
-        raise StackError(
-            f"{path} is damaged.", hint="Put it back from a copy, or begin anew with another --dir."
-        ) from error
+        known = json.loads(path.read_text()) if path.exists() else {}
+    except ValueError:
+        known = None
+    if not (isinstance(known, dict) and all(isinstance(value, str) and value for value in known.values())):
+        raise StackError(f"{path} is damaged.", hint="Put it back from a copy, or begin anew with another --dir.")
     whole = {name: secrets.token_urlsafe(24) for name in names} | known | dict(given or {})
     if whole != known:
         write_private(path, json.dumps(whole, indent=1) + "\n")
@@ -76,7 +76,13 @@ def secrets_of(path: Path, *names: str, given: Mapping[str, str] | None = None) 
 @contextlib.contextmanager
 def lock(path: Path, message: str, hint: str, *, wait: bool = False) -> Iterator[None]:
     """Hold `path` alone; the kernel releases it whatever happens to us. Raises StackError when it is held."""
-    with path.open("a") as file:
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise StackError(
+            f"{path} cannot be written: {error.strerror}.", hint=f"Look at the disk and the rights of {path.parent}."
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -6,12 +6,12 @@ tools/jar_sums.py. Since it names every jar, a first start reads no POM and fetc
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from kafka_webhook_bridge.errors import StackError
 from kafka_webhook_bridge.stack.files import lock
+from kafka_webhook_bridge.stack.keeper import together
 
 KAFKA_VERSION = "4.4.0"
 JarSet = Literal["broker", "tools"]
@@ -69,7 +70,13 @@ def jars(kind: JarSet, cache: Path | None = None, progress: Callable[[str], None
     cache = cache or default_cache()
     digest_of_all = hashlib.sha256(repr(wanted).encode()).hexdigest()
     folder = cache / f"kafka-{KAFKA_VERSION}-{kind}-{digest_of_all[:8]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StackError(
+            f"The folder {folder} for Kafka's jars cannot be made: {error.strerror}.",
+            hint="Name another one in KWB_STACK_CACHE_FOLDER.",
+        ) from error
     # Several projects may start at once on a fresh machine; one fetches, the others wait for it.
     with lock(folder / "lock", "", "", wait=True):
         if missing := [jar for jar in wanted if not (folder / jar.path.name).exists()]:
@@ -126,17 +133,28 @@ def maven(cache: Path) -> Any:
 
 def download(artifacts: Iterable[Any]) -> list[Path]:
     """The files of jgo's artifacts. Raises StackError when one cannot be had."""
-    pool = ThreadPoolExecutor(_DOWNLOADS_MAX)
+    waiting = list(enumerate(artifacts))
+    found: dict[int, Path] = {}
+
+    def work() -> None:
+        while waiting:
+            with contextlib.suppress(IndexError):  # another thread took the last one
+                number, artifact = waiting.pop(0)
+                try:
+                    found[number] = artifact.resolve()
+                except BaseException:
+                    waiting.clear()
+                    raise
+
     try:
-        return list(pool.map(lambda artifact: artifact.resolve(), artifacts))
+        together([work] * _DOWNLOADS_MAX)
     except (OSError, RuntimeError) as error:  # the errors of requests are OSErrors
         raise StackError(
             f"Apache Kafka could not be fetched: {_root_cause(error)}",
             hint="The first start needs a network (a proxy is taken from HTTPS_PROXY). Without one, copy "
             f"{default_cache()} from a machine that has started once.",
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return [found[number] for number in sorted(found)]
 
 
 def _root_cause(error: BaseException) -> str:

@@ -192,9 +192,12 @@ class Kafka:
         make_folder(self.folder)
         if (pid := end_leftover(self._pid_file, signal.SIGTERM)) is not None:
             self._progress(f"Ended a Kafka that an earlier run left behind (process {pid})")
-        for listener in ("controller", "internal", "broker", "proxy"):
-            port = getattr(self.ports, listener)
-            check_free(port, f"Kafka's {listener.upper()} listener", f"kafka-{listener}-port")
+        check_free(
+            *(
+                (getattr(self.ports, listener), f"Kafka's {listener.upper()} listener", f"kafka-{listener}-port")
+                for listener in KafkaPorts.__slots__
+            )
+        )
         check_room(self.folder)
         self._check_version()
         classpath = jars("broker", self._jar_cache, self._progress)

@@ -18,6 +18,7 @@ from kafka_webhook_bridge.errors import StackError
 RESTART_FIRST_S = 0.5
 RESTART_MAX_S = 30.0
 _STEADY_S = 60.0
+_LATE_START_S = 5.0
 
 
 class Server(Protocol):
@@ -50,10 +51,18 @@ class Keeper:
     def __init__(self, tell: Callable[[Server, str], None]) -> None:
         self._kept: list[_Kept] = []
         self._tell = tell
+        self._begun: list[Future[None]] = []
+        self._killed = False
 
     def keep(self, server: Server) -> None:
         """From now on: a server that runs. It is stopped before those kept earlier."""
         self._kept.append(_Kept(server))
+
+    def begin(self, start: Callable[[], None]) -> Future[None]:
+        """Run a start of kept servers in a thread, so that `stop` knows of it."""
+        self._begun = [future for future in self._begun if not future.done()]
+        self._begun.append(in_thread(start))
+        return self._begun[-1]
 
     def look(self) -> None:
         """Notice deaths and starts that ended; begin the starts that are due. Never blocks."""
@@ -65,7 +74,7 @@ class Keeper:
             elif one.retry_at is not None:
                 if now >= one.retry_at:
                     one.retry_at = None
-                    one.starting = in_thread(one.server.start)
+                    one.starting = self.begin(one.server.start)
             elif not one.server.alive:
                 if now - one.since > _STEADY_S:
                     one.wait_s = RESTART_FIRST_S
@@ -92,7 +101,17 @@ class Keeper:
         one.wait_s = min(2 * one.wait_s, RESTART_MAX_S)
 
     def stop(self) -> None:
-        """Cleanly: the one kept last first, since it uses the others; those before it side by side."""
+        """Cleanly: the one kept last first, since it uses the others; those before it side by side.
+
+        A start under way fails once its server is stopped, or it is about to run one: then that is stopped too.
+        """
+        deadline = time.monotonic() + _LATE_START_S
+        self._stop_once()
+        while not (self._killed or time.monotonic() > deadline or all(future.done() for future in self._begun)):
+            time.sleep(0.05)
+            self._stop_once()
+
+    def _stop_once(self) -> None:
         servers = [one.server for one in self._kept]
         if servers:
             servers.pop().stop()
@@ -100,6 +119,7 @@ class Keeper:
 
     def kill(self) -> None:
         """All at once, at once. They recover at the next start: nothing acknowledged is lost."""
+        self._killed = True
         together([one.server.kill for one in self._kept])
 
 

@@ -11,30 +11,35 @@ from kafka_webhook_bridge.errors import StackError
 
 LOOPBACK = "127.0.0.1"
 _LOWEST = 12_000
+_given: set[int] = set()  # by this process: whoever asked may not listen yet
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different ports that nobody listens on.
+    """`count` ports that nobody listens on, never the same one twice.
 
     Taken below the range of outgoing connections: a client that keeps dialling a dead server on a port of that range
     can be given the same port as its own and connect to itself, and then the server cannot come back.
     """
     found: list[int] = []
-    candidates = random.sample(range(_LOWEST, _outgoing_low()), 2_000)
+    candidates = [port for port in random.sample(range(_LOWEST, _outgoing_low()), 2_000) if port not in _given]
     for port in candidates:
         if len(found) == count:
+            _given.update(found)
             return found
         if _is_free(port):
             found.append(port)
     raise StackError("There are no free ports on 127.0.0.1.", hint="End programs that listen on many ports.")
 
 
-def check_free(port: int, what: str, option: str) -> None:
-    """Raises StackError that names the port, what it is for and the `option` of `kwb up` to change."""
-    if not _is_free(port):
+def check_free(*wanted: tuple[int, str, str]) -> None:
+    """`wanted` are port, what it is for, and the option of `kwb up` that changes it. Raises StackError that names each
+    port that is taken."""
+    if taken := [one for one in wanted if not _is_free(one[0])]:
+        filters = " or ".join(f"sport = :{port}" for port, _, _ in taken)
+        options = " ".join(f"--{option} N" for _, _, option in taken)
         raise StackError(
-            f"Port {port} for {what} is taken by another program.",
-            hint=f"End that program (`ss -ltnp 'sport = :{port}'` shows it), or choose another port: --{option} N.",
+            "\n".join(f"Port {port} for {what} is taken by another program." for port, what, _ in taken),
+            hint=f"End that program (`ss -ltnp '{filters}'` shows it), or choose others: {options}, or --free-ports.",
         )
 
 

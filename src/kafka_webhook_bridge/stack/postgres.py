@@ -101,9 +101,15 @@ class Postgres:
         make_folder(self.folder, to_pass=True)
         if (pid := end_leftover(self._pid_file, signal.SIGINT)) is not None:
             self._progress(f"Ended a PostgreSQL that an earlier run left behind (process {pid})")
-        check_free(self.port, "PostgreSQL", "postgres-port")
+        check_free((self.port, "PostgreSQL", "postgres-port"))
         check_room(self.folder)
-        self._secrets = secrets_of(self.folder / "secrets.json", USER, SUPERUSER)
+        secrets_file = self.folder / "secrets.json"
+        if self._data.exists() and not secrets_file.exists():
+            raise StackError(
+                f"{secrets_file} is gone, and its passwords are those of {self._data}.",
+                hint="Put it back from a copy, or begin anew with another --dir.",
+            )
+        self._secrets = secrets_of(secrets_file, USER, SUPERUSER)
         self._user = _unprivileged_user()
         binaries = _binaries(self._user)
         if not self._data.exists():
@@ -196,6 +202,8 @@ class Postgres:
     def _initialise(self, binaries: Path) -> None:
         """initdb into a folder beside, renamed when whole: an interrupted first start leaves nothing half-made."""
         place = self._place()
+        for abandoned in place.glob("initdb-*"):
+            shutil.rmtree(abandoned, ignore_errors=True)
         fresh = Path(tempfile.mkdtemp(prefix="initdb-", dir=place))
         try:
             password_file = fresh / "password"
@@ -217,16 +225,23 @@ class Postgres:
             data.rename(place / "data")
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
-        if place != self.folder:
-            self._data.symlink_to(place / "data")
 
     def _place(self) -> Path:
         """The folder that holds `data`: ours, or one in /var/lib where the unprivileged user cannot reach ours."""
         if self._user is None or reachable(self.folder):
             return self.folder
+        if self._data.is_symlink():  # of a first start that was interrupted
+            place = self._data.readlink().parent
+            if not place.exists():
+                raise StackError(
+                    f"{place}, where {self._data} points, is gone.",
+                    hint=f"Put it back from a copy, or remove {self._data} to begin anew.",
+                )
+            return place
         make_folder(SHARED_FOLDER, to_pass=True)
         place = Path(tempfile.mkdtemp(prefix="postgres-", dir=SHARED_FOLDER))
         place.chmod(0o711)
+        self._data.symlink_to(place / "data")
         self._progress(f"PostgreSQL must not run as root and cannot reach {self.folder}: its data goes to {place}")
         return place
 

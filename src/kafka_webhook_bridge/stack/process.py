@@ -183,13 +183,13 @@ def end_leftover(pid_file: Path, stop_signal: signal.Signals, wait_s: float = LE
     Only a process whose pid, start time and boot are those of the pid file is touched. Its guard may be ending it too.
     """
     try:
-        pid_text, started, boot = pid_file.read_text().split()
-        pid = int(pid_text)
+        pid_text, started_text, boot = pid_file.read_text().split()
+        pid, started = int(pid_text), int(started_text)
     except (OSError, ValueError):
         return None
 
     def there() -> bool:
-        return str(start_time(pid)) == started and boot == _boot_id()
+        return start_time(pid) == started and boot == _boot_id()
 
     if not there():
         pid_file.unlink(missing_ok=True)
