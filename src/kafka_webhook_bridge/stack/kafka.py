@@ -264,7 +264,7 @@ class Kafka:
     def _server_properties(self, data: Path) -> str:
         plain = _PLAIN.format(user=USER, password=self._secrets[USER])
         ports = {name: getattr(self.ports, name) for name in self.ports.__slots__}
-        own = _PROPERTIES.format(host=LOOPBACK, user=USER, plain=plain, scram=_SCRAM, data=data, **ports)
+        own = _PROPERTIES.format(host=LOOPBACK, user=USER, plain=plain, scram=_SCRAM, data=_property(data), **ports)
         return own + "".join(f"{name}={value}\n" for name, value in self._properties.items())
 
     def _format(self, classpath: list[Path]) -> None:
@@ -316,6 +316,18 @@ class Kafka:
                 log.seek(max(min(self._log_start, end), end - 256 * 1024))
                 text += log.read().decode(errors="replace")
         return text
+
+
+def _property(path: Path) -> str:
+    """The path as java.util.Properties reads it: ISO-8859-1 with escapes. Kafka splits log.dirs at commas."""
+    text = str(path)
+    if "," in text:
+        raise StackError(
+            f"Kafka cannot use a folder with a comma in its name: {path}.", hint="Choose another with --dir."
+        )
+    units = text.replace("\\", "\\\\").encode("utf-16-be")
+    codes = [int.from_bytes(units[i : i + 2]) for i in range(0, len(units), 2)]
+    return "".join(chr(code) if 32 <= code < 127 else f"\\u{code:04x}" for code in codes)
 
 
 def _version(text: str) -> tuple[int, ...]:
