@@ -122,16 +122,20 @@ class RunningUp:
         return eventually(attempt, f"{path} accepted")
 
     def tree(self) -> set[int]:
-        """Every process that runs on this folder's stack: kwb up, its descendants, guards included."""
-        parents = {}
-        for stat in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError):
-                fields = stat.read_text().rpartition(")")[2].split()
-                parents[int(stat.parent.name)] = int(fields[1])
-        found = {self.process.pid}
-        while more := {pid for pid, parent in parents.items() if parent in found} - found:
-            found |= more
-        return found
+        """`kwb up` and every process that it has started: servers, their own children, guards."""
+        return tree(self.process.pid)
+
+
+def tree(root: int) -> set[int]:
+    """`root` and its descendants."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
 
 
 @contextlib.contextmanager

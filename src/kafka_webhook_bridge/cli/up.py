@@ -209,7 +209,8 @@ class Up:
         )
         write_private(
             self._folder / "kcat.conf",
-            f"# librdkafka clients\nbootstrap.servers={stack.kafka.proxy_bootstrap}\n{login}"
+            "# librdkafka clients, 2.6.1 or newer: Kafka 4 refuses the SCRAM of older ones\n"
+            f"bootstrap.servers={stack.kafka.proxy_bootstrap}\n{login}"
             f"sasl.mechanisms=SCRAM-SHA-512\nsasl.username={CONSUMER}\nsasl.password={credentials[CONSUMER]}\n",
         )
 
@@ -242,7 +243,7 @@ class Up:
         say("Send a webhook", "bold")
         say(f"  curl -u {shlex.quote(f'{user}:{password}')} -H 'Content-Type: application/json' "
             f"-d '{{\"hello\":\"world\"}}' {bridge.url}/demo")  # fmt: skip
-        say("Read it from Kafka: kcat, or Kafka's own consumer", "bold")
+        say("Read it from Kafka: kcat (with librdkafka 2.6.1 or newer: `kcat -V`), or Kafka's own consumer", "bold")
         say(f"  kcat -F {files['kcat.conf']} -C -t demo -o beginning -f '%h\\n%s\\n'")
         say(f"  kafka-console-consumer.sh --bootstrap-server {stack.kafka.proxy_bootstrap} --topic demo "
             f"--from-beginning --command-config {files['consumer.properties']}")  # fmt: skip
