@@ -298,7 +298,7 @@ class Up:
         from kafka_webhook_bridge.stack.keeper import in_thread
 
         stopping = in_thread(self._keeper.stop)
-        with contextlib.suppress(OSError), self._working("Stopping"):
+        with contextlib.suppress(OSError, SystemExit), self._working("Stopping"):  # Rich exits at a broken pipe
             stopping.exception()
         stopping.result()
 
