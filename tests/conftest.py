@@ -17,7 +17,6 @@ from kafka_webhook_bridge.stack import Kafka, Stack
 from kafka_webhook_bridge.stack.files import write_private
 from kafka_webhook_bridge.stack.kafka import tool
 
-
 # A shell that starts pytest in the background lets it ignore Ctrl-C, and children inherit that; tests press Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

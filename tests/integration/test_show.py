@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import confluent_kafka
 import pytest
 from running_up import CLEAN, KWB, RunningUp, up
 
@@ -166,35 +165,22 @@ def test_the_stock_java_consumer_reads_the_exact_bytes_and_the_headers(show: Sho
         check_headers(one, headers)
 
 
-def kcat() -> tuple[str, dict[str, str]]:
-    """kcat and the environment to run it in.
-
-    Kafka 4 refuses the SCRAM exchange of librdkafka before 2.6.1, which distributions still ship: such a kcat gets the
-    librdkafka of the confluent-kafka wheel.
-    """
+def kcat() -> str:
     found = shutil.which("kcat")
     if found is None:
         pytest.skip("NOT RUN: kcat is not installed (Debian and Ubuntu: apt-get install kcat)")
-    said = subprocess.run([found, "-V"], capture_output=True, check=True, text=True).stdout
-    version = re.search(r"librdkafka (\d+)\.(\d+)\.(\d+)", said)
-    assert version, said
-    if tuple(map(int, version.groups())) >= (2, 6, 1):
-        return found, CLEAN
-    bundled = list(Path(confluent_kafka.__file__).parents[1].glob("confluent_kafka.libs/librdkafka-*.so*"))
-    if not bundled:
-        pytest.skip(f"NOT RUN: this kcat has librdkafka {version[0]}; 2.6.1 is needed for SCRAM with Kafka 4")
-    return found, {**CLEAN, "LD_PRELOAD": str(bundled[0])}
+    return found
 
 
 def test_kcat_reads_the_exact_bytes_and_the_headers(show: Show) -> None:
-    program, environ = kcat()
+    program = kcat()
     for source in show.sources:
         sent = show.of_source(source)
         # %S is the value's length, so that no byte of a body can be taken for an end.
         done = subprocess.run(
             [program, "-q", "-F", str(show.running.folder / "kcat.conf"), "-C", "-t", source, "-o", "beginning", "-e",
              "-f", r"%h\x1d%S\x1d%s"],
-            capture_output=True, timeout=60, check=True, env=environ,
+            capture_output=True, timeout=60, check=True, env=CLEAN,
         )  # fmt: skip
         rest, found = done.stdout, {}
         while rest:

@@ -123,6 +123,7 @@ class Up:
         from kafka_webhook_bridge.stack import Bridge, KafkaPorts, Stack
 
         given = self._settings.stack
+        credentials = self._credentials()
         stack = Stack(
             self._folder,
             kafka_ports=KafkaPorts(
@@ -132,8 +133,8 @@ class Up:
             heap_bytes=given.kafka_heap_bytes_max,
             jar_cache=Path(given.cache_folder).expanduser() if given.cache_folder else None,
             progress=lambda text: self._progress(text),
+            consumers={CONSUMER: credentials[CONSUMER]},
         )
-        credentials = self._credentials()
         own = self._environment(credentials)
         # No balancer has to notice the end, so webhooks are turned away at once.
         bridge = Bridge(self._folder, {"KWB_INGEST_DRAIN_GRACE_MS": "0", **environment(), **own})
@@ -209,9 +210,9 @@ class Up:
         )
         write_private(
             self._folder / "kcat.conf",
-            "# librdkafka clients, 2.6.1 or newer: Kafka 4 refuses the SCRAM of older ones\n"
+            "# librdkafka clients; PLAIN, because Kafka 4 refuses the SCRAM of librdkafka before 2.6.1\n"
             f"bootstrap.servers={stack.kafka.proxy_bootstrap}\n{login}"
-            f"sasl.mechanisms=SCRAM-SHA-512\nsasl.username={CONSUMER}\nsasl.password={credentials[CONSUMER]}\n",
+            f"sasl.mechanisms=PLAIN\nsasl.username={CONSUMER}\nsasl.password={credentials[CONSUMER]}\n",
         )
 
     def _wait_for(self, *calls: Callable[[], None]) -> None:
@@ -243,7 +244,7 @@ class Up:
         say("Send a webhook", "bold")
         say(f"  curl -u {shlex.quote(f'{user}:{password}')} -H 'Content-Type: application/json' "
             f"-d '{{\"hello\":\"world\"}}' {bridge.url}/demo")  # fmt: skip
-        say("Read it from Kafka: kcat (with librdkafka 2.6.1 or newer: `kcat -V`), or Kafka's own consumer", "bold")
+        say("Read it from Kafka: kcat, or Kafka's own consumer", "bold")
         say(f"  kcat -F {files['kcat.conf']} -C -t demo -o beginning -f '%h\\n%s\\n'")
         say(f"  kafka-console-consumer.sh --bootstrap-server {stack.kafka.proxy_bootstrap} --topic demo "
             f"--from-beginning --command-config {files['consumer.properties']}")  # fmt: skip

@@ -6,7 +6,7 @@ Several stacks stand side by side when each has its own folder and free ports.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kafka_webhook_bridge.stack.bridge import Bridge
@@ -28,12 +28,18 @@ class Stack:
         kafka_ports: KafkaPorts | None = None,
         postgres_port: int = 0,
         heap_bytes: int = HEAP_BYTES,
+        consumers: Mapping[str, str] | None = None,
         jar_cache: Path | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.folder = folder
         self.kafka = Kafka(
-            folder / "kafka", ports=kafka_ports, heap_bytes=heap_bytes, jar_cache=jar_cache, progress=progress
+            folder / "kafka",
+            ports=kafka_ports,
+            heap_bytes=heap_bytes,
+            consumers=consumers,
+            jar_cache=jar_cache,
+            progress=progress,
         )
         self.postgres = Postgres(folder / "postgres", port=postgres_port, progress=progress)
 

@@ -3,7 +3,7 @@
     CONTROLLER  PLAINTEXT        the node's own; its peer there is User:ANONYMOUS, a super user, so never off loopback
     INTERNAL    SASL_PLAINTEXT   the bridge (PLAIN; SCRAM-SHA-512 is ready)
     BROKER      SASL_PLAINTEXT   brokers among themselves (PLAIN; SCRAM-SHA-512 is ready)
-    PROXY       SASL_PLAINTEXT   outside consumers (SCRAM-SHA-512 only)
+    PROXY       SASL_PLAINTEXT   outside consumers (SCRAM-SHA-512; PLAIN too for those that are named at the start)
 
 Every other listener authenticates, and StandardAuthorizer lets nobody but the bridge do what no ACL allows.
 """
@@ -59,8 +59,9 @@ listener.name.internal.plain.sasl.jaas.config={plain}
 listener.name.broker.plain.sasl.jaas.config={plain}
 listener.name.internal.scram-sha-512.sasl.jaas.config={scram}
 listener.name.broker.scram-sha-512.sasl.jaas.config={scram}
-listener.name.proxy.sasl.enabled.mechanisms=SCRAM-SHA-512
+listener.name.proxy.sasl.enabled.mechanisms={proxy_mechanisms}
 listener.name.proxy.scram-sha-512.sasl.jaas.config={scram}
+listener.name.proxy.plain.sasl.jaas.config={proxy_plain}
 log.dirs={data}
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -77,10 +78,8 @@ socket.request.max.bytes=20971520
 sasl.server.max.receive.size=65536
 queued.max.request.bytes=134217728
 """
-_PLAIN = (
-    "org.apache.kafka.common.security.plain.PlainLoginModule required "
-    'username="{user}" password="{password}" user_{user}="{password}";'
-)
+_PLAIN_MODULE = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+_PLAIN = _PLAIN_MODULE + ' username="{user}" password="{password}" user_{user}="{password}";'
 _SCRAM = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 _LOG4J = """\
 Configuration:
@@ -116,12 +115,17 @@ class Kafka:
         *,
         ports: KafkaPorts | None = None,
         properties: Mapping[str, str] | None = None,
+        consumers: Mapping[str, str] | None = None,
         jvm: tuple[str, ...] = _JVM,
         heap_bytes: int = HEAP_BYTES,
         jar_cache: Path | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`properties` are added to the broker's own."""
+        """`properties` are added to the broker's own.
+
+        `consumers` (name: password, of letters, digits, `-` and `_`) may log in on PROXY with PLAIN as well: Kafka 4
+        refuses the SCRAM of librdkafka before 2.6.1, which distributions still ship with kcat.
+        """
         wanted = astuple(ports or KafkaPorts())
         free = iter(free_ports(wanted.count(0)))
         self.ports = KafkaPorts(*(port or next(free) for port in wanted))
@@ -129,6 +133,7 @@ class Kafka:
         self.log = folder / "kafka.log"
         self._output = folder / "kafka.out"
         self._properties = dict(properties or {})
+        self._consumers = dict(consumers or {})
         self._jvm = (f"-Xms{heap_bytes // 2}", f"-Xmx{heap_bytes}", *jvm)
         self._jar_cache = jar_cache
         self._progress = progress
@@ -264,7 +269,11 @@ class Kafka:
     def _server_properties(self, data: Path) -> str:
         plain = _PLAIN.format(user=USER, password=self._secrets[USER])
         ports = {name: getattr(self.ports, name) for name in self.ports.__slots__}
-        own = _PROPERTIES.format(host=LOOPBACK, user=USER, plain=plain, scram=_SCRAM, data=_property(data), **ports)
+        own = _PROPERTIES.format(
+            host=LOOPBACK, user=USER, plain=plain, scram=_SCRAM, data=_property(data), **ports,
+            proxy_mechanisms="PLAIN,SCRAM-SHA-512" if self._consumers else "SCRAM-SHA-512",
+            proxy_plain=_PLAIN_MODULE + "".join(f' user_{n}="{word}"' for n, word in self._consumers.items()) + ";",
+        )  # fmt: skip
         return own + "".join(f"{name}={value}\n" for name, value in self._properties.items())
 
     def _format(self, classpath: list[Path]) -> None:
