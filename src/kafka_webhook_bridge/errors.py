@@ -16,6 +16,9 @@ Two kinds, one table each:
         StackError       an embedded server cannot start or stay up  exit 1
         KafkaError       the cluster refused or did not answer       exit 1
         StoreError       PostgreSQL refused or did not answer        exit 1
+            Fenced         another archiver moved the positions
+        UnreachableError `kwb send`: nobody answers at the address   exit 1
+        ReceiptsError    `kwb send`: the journal cannot be written   exit 1
 
 `code` is `room.what_happened` and stable for ever. docs/reference/errors.md is made from this module.
 """
@@ -219,3 +222,21 @@ class StoreError(KwbError):
     """PostgreSQL refused, or did not answer in time."""
 
     code = "store.failed"
+
+
+class Fenced(StoreError):
+    """Somebody else moved the archive's positions: the batch was not written."""
+
+    code = "store.fenced"
+
+
+class UnreachableError(KwbError):
+    """`kwb send`: nobody answers at the address."""
+
+    code = "send.unreachable"
+
+
+class ReceiptsError(KwbError):
+    """`kwb send`: the journal cannot be written, so nothing more may be sent."""
+
+    code = "send.receipts"

@@ -9,8 +9,9 @@ import uuid
 import pytest
 from events_data import TIMEOUT_MS, archive, days_ago, event_id, now_ms, row, with_store
 
+from kafka_webhook_bridge.errors import Fenced
 from kafka_webhook_bridge.store import Store, events
-from kafka_webhook_bridge.store.archive import Fenced, Move, Place, Written, read_positions, start_positions, write
+from kafka_webhook_bridge.store.archive import Move, Place, Written, read_positions, start_positions, write
 
 TOPIC_ID, FORMER_ID = uuid.UUID(int=11), uuid.UUID(int=12)
 PLACE, OTHER = Place(TOPIC_ID, 0), Place(TOPIC_ID, 1)

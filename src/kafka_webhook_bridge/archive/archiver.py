@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
 from kafka_webhook_bridge.archive.rows import Made, RowMaker
-from kafka_webhook_bridge.errors import KafkaError, StoreError
+from kafka_webhook_bridge.errors import Fenced, KafkaError, StoreError
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import record_bytes_limit
 from kafka_webhook_bridge.kafka.consumer import Batch, Place, RecordReader
@@ -29,7 +29,7 @@ from kafka_webhook_bridge.observability import logs, metrics
 from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.store import Store, archive
-from kafka_webhook_bridge.store.archive import Fenced, Move
+from kafka_webhook_bridge.store.archive import Move
 from kafka_webhook_bridge.store.coordination import Lease, topic_names
 from kafka_webhook_bridge.store.errors import sqlstate
 

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from kafka_webhook_bridge.errors import KwbError, UsageError
+from kafka_webhook_bridge.errors import UnreachableError, UsageError
 
 Arrivals = Literal["poisson", "fixed"]
 
@@ -38,12 +38,6 @@ _SCAN_S = 0.1
 _POOL_S = 1.0
 
 clock = time.perf_counter
-
-
-class UnreachableError(KwbError):
-    """Nobody answers at the address."""
-
-    code = "send.unreachable"
 
 
 # ---- what to do ------------------------------------------------------------------------------------------------------

@@ -25,18 +25,12 @@ from typing import Any, Literal
 
 import orjson
 
-from kafka_webhook_bridge.errors import KwbError, UsageError
+from kafka_webhook_bridge.errors import ReceiptsError, UsageError
 
 VERSION = 1
 _BUFFER_LINES_MAX = 1000  # outcomes that wait for the next write
 
 Outcome = Literal["ok", "fail", "info"]
-
-
-class ReceiptsError(KwbError):
-    """The journal cannot be written, so nothing more may be sent."""
-
-    code = "send.receipts"
 
 
 def outcome(status: int) -> Outcome:

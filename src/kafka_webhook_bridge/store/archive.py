@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from kafka_webhook_bridge.errors import StoreError
+from kafka_webhook_bridge.errors import Fenced
 from kafka_webhook_bridge.store import ids
 from kafka_webhook_bridge.store.errors import refuses_a_row, sqlstate
 from kafka_webhook_bridge.store.pool import Connection, Store
@@ -29,12 +29,6 @@ class Move(NamedTuple):
 
     expected: int
     next_offset: int
-
-
-class Fenced(StoreError):
-    """Somebody else moved the positions: the batch was not written."""
-
-    code = "store.fenced"
 
 
 @dataclass(frozen=True, slots=True)
