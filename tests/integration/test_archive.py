@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import json
 import os
 import random
@@ -275,39 +274,6 @@ def test_rule_20_what_postgresql_refuses_is_kept_bare_and_the_rest_goes_on(world
 
     run(test())
     assert count("kwb_archive_refused_total") - refused == 2
-    assert count("kwb_archive_skipped_total", reason="not_ours") - skipped == 1
-
-
-def produce_odd_header(world: World, name: bytes) -> None:
-    """A record that no client in Python can make: by librdkafka itself (rd_kafka_producev, with its own type codes)."""
-    (path,) = (Path(ck.__file__).parent.parent / "confluent_kafka.libs").glob("librdkafka*")
-    library = ctypes.CDLL(str(path))
-    library.rd_kafka_conf_new.restype = library.rd_kafka_new.restype = ctypes.c_void_p
-    conf, error = ctypes.c_void_p(library.rd_kafka_conf_new()), ctypes.create_string_buffer(512)
-    for setting, value in client_config(world.stack.kafka.settings).items():
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        assert library.rd_kafka_conf_set(conf, setting.encode(), text.encode(), error, 512) == 0, error.value
-    producer = ctypes.c_void_p(library.rd_kafka_new(0, conf, error, 512))
-    topic, header, end = ctypes.c_int(1), ctypes.c_int(9), ctypes.c_int(0)
-    failed = library.rd_kafka_producev(
-        producer, topic, ctypes.c_char_p(world.topic.encode()),
-        header, ctypes.c_char_p(name), ctypes.c_char_p(b"x"), ctypes.c_ssize_t(1), end,
-    )  # fmt: skip
-    assert failed == library.rd_kafka_flush(producer, int(DEADLINE_S * 1000)) == 0
-    library.rd_kafka_destroy(producer)
-
-
-def test_rule_20_a_record_that_the_client_cannot_read_is_skipped(world: World) -> None:
-    skipped = count("kwb_archive_skipped_total", reason="not_ours")
-
-    async def test() -> None:
-        produce_odd_header(world, b"odd-\xff")
-        sent = world.produce(*(world.event() for _ in range(10)))
-        async with world.archiving():
-            await world.archived()
-        assert sorted(await world.ids()) == sorted(sent)
-
-    run(test())
     assert count("kwb_archive_skipped_total", reason="not_ours") - skipped == 1
 
 

@@ -18,7 +18,8 @@ from kafka_webhook_bridge import formats
 from kafka_webhook_bridge.archive import rows
 from kafka_webhook_bridge.archive.rows import RowMaker
 from kafka_webhook_bridge.event import Event, Request
-from kafka_webhook_bridge.kafka.consumer import Place, Record
+from kafka_webhook_bridge.kafka.consumer import Batch, Place, Record, RecordReader
+from kafka_webhook_bridge.settings import load_settings
 from kafka_webhook_bridge.sources.source import Format, Source, named
 from kafka_webhook_bridge.store.events import INDEXED_CHARACTERS_MAX
 from kafka_webhook_bridge.store.rows import EventRow
@@ -187,6 +188,28 @@ def test_a_reload_asks_again() -> None:
 def test_rule_20_a_record_that_is_not_ours_is_skipped(event_id: str) -> None:
     assert RowMaker(lambda _: True).make(record(event_id=event_id), TOPIC_ID) == "not_ours"
     assert RowMaker(lambda _: True).make(record(without="ce_id"), TOPIC_ID) == "not_ours"
+
+
+class OddMessage:
+    """As confluent_kafka gives a foreign record that has a header whose name is not UTF-8."""
+
+    def headers(self) -> None:
+        raise SystemError
+
+    def timestamp(self) -> tuple[int, int]:
+        return 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return {"error": lambda: None, "topic": lambda: "t", "partition": lambda: 0, "offset": lambda: 5}.get(
+            name, lambda: b"x"
+        )
+
+
+def test_rule_20_a_record_that_the_client_cannot_read_is_skipped() -> None:
+    batch = Batch()
+    RecordReader._take(OddMessage(), batch)
+    made = RowMaker(lambda _: True).make_all(batch.records, {"t": TOPIC_ID})
+    assert (made.rows, made.next_offsets, made.skipped) == ([], {Place("t", 0): 6}, {"not_ours": 1})
 
 
 def test_rule_15_a_replayed_record_makes_no_row() -> None:
