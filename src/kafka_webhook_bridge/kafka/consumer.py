@@ -7,6 +7,7 @@ Blocking, to be called from one thread at a time.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -21,6 +22,9 @@ BEGINNING: int = ck.OFFSET_BEGINNING
 END: int = ck.OFFSET_END
 READ_AHEAD_BYTES = 32 * 1024**2  # that librdkafka may hold for us, all partitions together
 _SLICE_RECORDS_MAX = 500  # fetched from librdkafka in one call
+# A name that is not UTF-8 makes `headers` return with an exception set. CPython's quickened calls of a method do not
+# look at that and crash later; this way of calling does, and raises SystemError.
+_headers = operator.methodcaller("headers")
 _ASSUMED_RECORD_BYTES = 4096  # until records were seen
 _ERRORS_KEPT = 8
 _GONE = frozenset({ck.KafkaError.UNKNOWN_TOPIC_OR_PART, ck.KafkaError._UNKNOWN_TOPIC, ck.KafkaError._UNKNOWN_PARTITION})
@@ -146,7 +150,7 @@ class RecordReader:
                 batch.failures.append(f"{error.name()}: {error.str()}")
             return
         try:
-            headers = message.headers() or []
+            headers = _headers(message) or []
         except (SystemError, UnicodeDecodeError):
             headers = []  # one has a name that is not UTF-8, which confluent_kafka cannot give; none of ours has
         value = message.value() or b""
