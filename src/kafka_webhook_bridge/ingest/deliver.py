@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from kafka_webhook_bridge import errors
 from kafka_webhook_bridge.errors import Refusal
 from kafka_webhook_bridge.event import Record
-from kafka_webhook_bridge.kafka.producer import Outcome, Producer, QueueFull
+from kafka_webhook_bridge.kafka.producer import NotTaken, Outcome, Producer, QueueFull
 from kafka_webhook_bridge.observability import metrics
 
 if TYPE_CHECKING:
@@ -87,6 +87,10 @@ class Deliver:
             pending.answered = True
             self._failed(pending, errors.QUEUE_FULL, "")
             return
+        except NotTaken as error:
+            pending.answered = True
+            self._failed(pending, errors.KAFKA_REFUSED, str(error))
+            return
         if deadline >= self._last_deadline:
             self._last_deadline = deadline
             self._waiting[pending] = True
@@ -125,6 +129,7 @@ class Deliver:
                 self._failed(pending, refusal, error.name())
 
     def _sweep(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)  # first: a fault below ends nothing
         now = self._clock()
         late = [pending for pending in self._stragglers if pending.deadline <= now]
         for pending in self._waiting:
@@ -134,7 +139,6 @@ class Deliver:
         for pending in late:
             self._forget(pending)
             self._failed(pending, errors.NOT_DURABLE, "deadline")
-        self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
     def close(self) -> None:
         """Stop the timer."""

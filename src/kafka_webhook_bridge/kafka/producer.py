@@ -38,6 +38,10 @@ class QueueFull(Exception):
     """The lane holds as many records or bytes as it may."""
 
 
+class NotTaken(Exception):
+    """The lane takes no record now, as after a fatal error; the supervisor rebuilds it."""
+
+
 class Outcome:
     """What became of one record. Subclassed by whoever waits; `finished` of the batch runs on the loop.
 
@@ -67,7 +71,14 @@ class Outcome:
 class Lane:
     """One generation of one producer with its poll thread. Made in the process that uses it, never forked."""
 
-    def __init__(self, name: LaneName, generation: int, config: dict[str, Any], hand_over: HandOver) -> None:
+    def __init__(
+        self,
+        name: LaneName,
+        generation: int,
+        config: dict[str, Any],
+        hand_over: HandOver,
+        died: Callable[[str, BaseException], None],
+    ) -> None:
         self.name = name
         self.generation = generation
         self.batch: list[Outcome] = []
@@ -77,7 +88,9 @@ class Lane:
         self._stopping = False
         self.producer = ck.Producer({**config, "error_cb": self._errored})
         self.produce = self.producer.produce
-        self.thread = threading.Thread(target=self._poll, name=f"lane-{name}-{generation}", daemon=True)
+        self.thread = threading.Thread(
+            target=_guarded, args=(self._poll, died), name=f"lane-{name}-{generation}", daemon=True
+        )
         self.thread.start()
 
     def __len__(self) -> int:
@@ -103,7 +116,10 @@ class Lane:
     def _pass_on(self) -> None:
         if self.batch:
             batch, self.batch = self.batch, []
-            self.last_report = time.monotonic()
+            for outcome in batch:
+                if not outcome.unknown:  # a record that timed out here is no word from the broker
+                    self.last_report = time.monotonic()
+                    break
             for outcome in batch:
                 if outcome.error is not None and outcome.error.fatal():
                     self.fatal = str(outcome.error)
@@ -115,6 +131,14 @@ class Lane:
         self._stopping = True
 
 
+def _guarded(work: Callable[[], None], died: Callable[[str, BaseException], None]) -> None:
+    """What a thread runs: without it the process is not what it claims to be, so its fault is told."""
+    try:
+        work()
+    except BaseException as error:
+        died(threading.current_thread().name, error)
+
+
 class HandOver:
     """Batches of finished records on their way from the poll threads to the loop."""
 
@@ -123,13 +147,15 @@ class HandOver:
         self._finished = finished
         self._lock = threading.Lock()
         self._waiting: list[Outcome] = []
+        self._closed = False
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         loop.add_reader(self._fd, self._take)
 
     def put(self, batch: list[Outcome]) -> None:
         with self._lock:
-            self._waiting += batch
-            os.eventfd_write(self._fd, 1)
+            if not self._closed:  # else the process is ending, and the number may be another file's by now
+                self._waiting += batch
+                os.eventfd_write(self._fd, 1)
 
     def _take(self) -> None:
         with self._lock:
@@ -139,8 +165,10 @@ class HandOver:
 
     def close(self) -> None:
         self._loop.remove_reader(self._fd)
-        if self._waiting:
+        with self._lock:
+            self._closed = True
             batch, self._waiting = self._waiting, []
+        if batch:
             self._finished(batch)
         os.close(self._fd)
 
@@ -148,7 +176,8 @@ class HandOver:
 class Producer:
     """Sends records by two lanes and keeps both alive. Belongs to one running loop.
 
-    `finished(batch)` is called on the loop with every record handed to `send`, exactly once each.
+    `finished(batch)` is called on the loop with every record handed to `send`, exactly once each. `died(name, error)`
+    is called from a thread of the producer that ended by a fault.
     `available` tells whether the cluster answered lately, `reason` why not.
     """
 
@@ -158,6 +187,7 @@ class Producer:
         finished: Callable[[list[Outcome]], None],
         *,
         body_bytes_max: int,
+        died: Callable[[str, BaseException], None],
         client_id: str = "kwb-ingest",
     ) -> None:
         self._settings = settings
@@ -168,6 +198,7 @@ class Producer:
         self._idle: asyncio.Event | None = None
         self._probe_topic: str | None = None
         self._finished = finished
+        self._died = died
         self._outstanding = 0
         self._fast_max = settings.fast_lane_requests_max
         self._configs = {lane: self._config(lane, body_bytes_max, client_id) for lane in ("fast", "bulk")}
@@ -177,7 +208,7 @@ class Producer:
         self._gauge_outstanding = self._metrics.gauge("kwb_kafka_outstanding_records")
         self._fast = self._lane("fast", 1)
         self._bulk = self._lane("bulk", 1)
-        self._watchdog = threading.Thread(target=self._watch, name="producer-watch", daemon=True)
+        self._watchdog = threading.Thread(target=_guarded, args=(self._watch, died), name="producer-watch", daemon=True)
         self._watchdog.start()
 
     def _config(self, lane: str, body_bytes_max: int, client_id: str) -> dict[str, Any]:
@@ -202,16 +233,23 @@ class Producer:
 
     def _lane(self, name: LaneName, generation: int) -> Lane:
         self._metrics.gauge("kwb_kafka_producer_generation", lane=name).set(generation)
-        return Lane(name, generation, self._configs[name], self._hand_over)
+        return Lane(name, generation, self._configs[name], self._hand_over, self._died)
 
     def send(self, record: Record, outcome: Outcome) -> None:
-        """Hand one record to Kafka; its outcome arrives in a batch. Raises QueueFull, and then nothing was taken."""
+        """Hand one record to Kafka; its outcome arrives in a batch.
+
+        Raises QueueFull or NotTaken, and then nothing was taken.
+        """
         n = self._outstanding
         outcome.lane = lane = self._fast if n < self._fast_max else self._bulk
         try:
             lane.produce(record.topic, record.value, record.key, -1, outcome.reported, None, 0, record.headers)  # type: ignore[arg-type]  # an invariant list in its stub
         except BufferError:
             raise QueueFull(lane.name) from None
+        except ck.KafkaException as error:
+            if error.args[0].fatal():
+                lane.fatal = str(error.args[0])
+            raise NotTaken(error.args[0].name()) from None
         self._outstanding = n + 1
         self._probe_topic = record.topic
 
