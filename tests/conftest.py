@@ -13,6 +13,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from bridge import Serve, serving
 from kafka_webhook_bridge.stack import Kafka, Stack
 from kafka_webhook_bridge.stack.files import write_private
 from kafka_webhook_bridge.stack.kafka import tool
@@ -96,3 +97,27 @@ def java_consumer(folder: Path) -> Callable[..., bytes]:
         return done.stdout
 
     return run
+
+
+CONFIG = """\
+sources:
+  open: {auth: none, methods: [GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS]}
+  closed: {}
+  own: {username: partner, password: partner-canary}
+  small: {body_bytes_max: 1000}
+  big: {body_bytes_max: 10MiB}
+  zip: {content_encoding: opaque}
+  slowly: {rate_limit_per_second: 2}
+  events: {format: cloudevents, body_bytes_max: 10MiB}
+  wrapped: {format: envelope, body_bytes_max: 10MiB}
+  keyed: {key: "{json:order.id}"}
+trusted_proxies: [127.0.0.2/32]
+"""
+
+
+@pytest.fixture(scope="session")
+def bridge(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """One bridge for the tests that change nothing about it but its clock; its log may not show a fault."""
+    with serving(stack, tmp_path_factory.mktemp("bridge"), config=CONFIG) as server:
+        yield server
+        assert server.stop() == 0

@@ -12,7 +12,6 @@ import mmap
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -25,6 +24,7 @@ from kafka_webhook_bridge.archive.retention import Retention
 from kafka_webhook_bridge.errors import ConfigError, KwbError, StoreError
 from kafka_webhook_bridge.ingest.server import IngestServer
 from kafka_webhook_bridge.observability import health, logs, metrics
+from kafka_webhook_bridge.observability.background import Background
 from kafka_webhook_bridge.settings import Settings, harness_fd, load_settings
 from kafka_webhook_bridge.sources.config import load_sources
 from kafka_webhook_bridge.sources.table import SourceTable
@@ -85,9 +85,9 @@ class Database:
 
 
 async def _serve_until_told(
-    channel: Channel, parts: Callable[[], list[health.Part]], reload: Callable[[], None]
-) -> None:
-    """Report health until SIGTERM, `drain`, or the end of the supervisor."""
+    channel: Channel, parts: Callable[[], list[health.Part]], reload: Callable[[], None], background: Background
+) -> bool:
+    """Report health until SIGTERM, `drain`, or the end of the supervisor; false when a background task ended first."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, told.set)
@@ -105,10 +105,14 @@ async def _serve_until_told(
             channel.tell_parts(parts())
             await asyncio.sleep(_STATUS_S)
 
-    tasks = [asyncio.create_task(listen()), asyncio.create_task(report())]
-    await told.wait()
-    for task in tasks:
+    listening = asyncio.create_task(listen(), name="control")
+    listening.add_done_callback(lambda _: told.set())  # a supervisor that cannot be understood is as good as gone
+    background.start(report(), "report")
+    ends = [asyncio.create_task(told.wait()), asyncio.create_task(background.died.wait())]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for task in (listening, *ends):
         task.cancel()
+    return not background.died.is_set()
 
 
 def _reload(use: Callable[[SourceTable], None]) -> None:
@@ -122,63 +126,61 @@ def _reload(use: Callable[[SourceTable], None]) -> None:
         log.info("configuration reloaded")
 
 
-async def _ingest(settings: Settings, control: socket.socket, listener: socket.socket) -> None:
+async def _ingest(settings: Settings, control: socket.socket, listener: socket.socket) -> int:
     channel = await Channel.over(control)
+    background = Background("ingest")
     database = Database(settings)
     await database.open()
-    server = IngestServer(settings, load_sources(settings), listener, database.store, database.reason, make_clock())
-    watch = asyncio.create_task(database.watch())
+    server = IngestServer(
+        settings, load_sources(settings), listener, database.store, database.reason, make_clock(), background
+    )
+    if database.store is not None:
+        background.start(database.watch(), "database")
     await server.start()
 
-    await _serve_until_told(channel, server.parts, lambda: _reload(server.reload))
-    await server.drain()
-    watch.cancel()
+    well = await _serve_until_told(channel, server.parts, lambda: _reload(server.reload), background)
+    await server.drain(None if well else 0)
     await database.close()
+    return 0 if well else 1
 
 
-async def _worker(settings: Settings, control: socket.socket) -> None:
-    log = logs.get_logger("worker")
+async def _worker(settings: Settings, control: socket.socket) -> int:
     channel = await Channel.over(control)
+    background = Background("worker")
     database = Database(settings)
     await database.open()
+    if database.store is not None:
+        background.start(database.watch(), "database")
     store = database.store
     stop = asyncio.Event()
-    tasks: list[asyncio.Task[None]] = []
+    rooms: list[asyncio.Task[None]] = []
     sources = load_sources(settings)
     if store is not None:
         archiver = Archiver(settings, store, sources, database.migrated)
         retention = Retention(settings, store, database.migrated)
-        tasks = [asyncio.create_task(room.run(stop), name=name) for name, room in
-                 (("archiver", archiver), ("retention", retention))]  # fmt: skip
-    died = asyncio.Event()
-
-    def ended(task: asyncio.Task[None]) -> None:
-        if not stop.is_set():
-            log.error("background task ended", task=task.get_name(), exc_info=task.exception())
-            died.set()
-
-    for task in tasks:
-        task.add_done_callback(ended)
-    watch = asyncio.create_task(database.watch())
+        for name, room in (("archiver", archiver), ("retention", retention)):
+            rooms.append(background.start(room.run(stop), name))
 
     def parts() -> list[health.Part]:
         reason = database.reason()
         return [health.Part("postgres", "unavailable" if reason else "ready", reason or "")]
 
     use = archiver.use if store is not None else lambda _: None
-    serving = asyncio.create_task(_serve_until_told(channel, parts, lambda: _reload(use)))
-    dying = asyncio.create_task(died.wait())
-    await asyncio.wait({serving, dying}, return_when=asyncio.FIRST_COMPLETED)
+    well = await _serve_until_told(channel, parts, lambda: _reload(use), background)
+    background.let_end()
     stop.set()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    watch.cancel()
+    await asyncio.gather(*rooms, return_exceptions=True)
+    background.cancel()
     await database.close()
-    if died.is_set():
-        raise SystemExit(1)
+    return 0 if well else 1
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run one child to its end. Exit 0 after a drain, 2 when the configuration is wrong, 1 otherwise."""
+    """Run one child to its end. Exit 0 after a drain, 2 when the configuration is wrong, 1 otherwise.
+
+    The process ends without the interpreter's good-byes: librdkafka's threads, or a call to a cluster that is away,
+    may hold them up for long, and nothing is left to be done.
+    """
     parser = argparse.ArgumentParser(prog="kwb-child")
     parser.add_argument("role", choices=("ingest", "worker"))
     parser.add_argument("--slot", type=int, default=0)
@@ -192,19 +194,20 @@ def main(argv: list[str] | None = None) -> None:
         logs.configure(settings.log, f"{args.role}-{args.slot}" if args.role == "ingest" else args.role)
         metrics.attach(args.metrics_fd)
         control = socket.socket(fileno=args.control_fd)
-        run: Coroutine[Any, Any, None]
+        run: Coroutine[Any, Any, int]
         if args.role == "ingest":
             run = _ingest(settings, control, socket.socket(fileno=args.listen_fd))
         else:
             run = _worker(settings, control)
-        uvloop.run(run)
+        status = uvloop.run(run)
     except KwbError as error:
         logs.get_logger(args.role).error("cannot run", error=error.message, hint=error.hint)
-        logs.close()
-        sys.exit(error.exit_code)
-    finally:
-        logs.close()
-    os._exit(0)  # librdkafka's threads may still wait for a cluster that is away; nothing is left to be done
+        status = error.exit_code
+    except BaseException:
+        logs.get_logger(args.role).exception("fault")
+        status = 1
+    logs.close()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ class Supervisor:
         self._management = Management(settings.management, self._metrics, self._health)
 
     async def run(self) -> int:
-        """Exit status: 0 after a drain, 1 when a child did not stop in time."""
+        """Exit status: 0 after a drain, 1 when a child did not stop in time or a task of its own ended."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -106,15 +106,25 @@ class Supervisor:
             management=f"{self._settings.management.host}:{port}",
             children=[child.name for child in self._children],
         )
-        keepers = {child.name: asyncio.create_task(self._keep(child)) for child in self._children}
-        await self._stopping.wait()
+        keepers = {child.name: asyncio.create_task(self._keep(child), name=child.name) for child in self._children}
+        well = await self._until_told([*keepers.values(), self._management.serving])
         self._log.info("draining")
         # First the ingest processes, so that what they accept last is still archived.
         clean = await self._stop([c for c in self._children if c.role == "ingest"], keepers)
         clean &= await self._stop([c for c in self._children if c.role == "worker"], keepers)
         await self._management.stop()
         self._log.info("stopped", clean=clean)
-        return 0 if clean else 1
+        return 0 if clean and well else 1
+
+    async def _until_told(self, tasks: list[asyncio.Task[None]]) -> bool:
+        """False when one of the supervisor's own tasks ended first: without it the bridge is not kept alive."""
+        told = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        ended = [task for task in tasks if task.done()] if not self._stopping.is_set() else []
+        for task in ended:
+            self._log.error("background task ended", task=task.get_name(), exc_info=task.exception())
+        self._stopping.set()
+        return not ended
 
     async def _stop(self, children: list[Child], keepers: dict[str, asyncio.Task[None]]) -> bool:
         for child in children:

@@ -86,6 +86,12 @@ class Management:
             await asyncio.sleep(0.005)
         return int(listener.getsockname()[1])
 
+    @property
+    def serving(self) -> asyncio.Task[None]:
+        """The task that answers; it ends by itself only through a fault."""
+        assert self._task is not None
+        return self._task
+
     async def stop(self) -> None:
         """Answer what is under way, then close."""
         if self._task is None:

@@ -31,10 +31,9 @@ from kafka_webhook_bridge.sources.table import SourceTable
 _SWEEP_S = 0.25
 _PARSED_ON_LOOP_BYTES_MAX = 32 * 1024  # bodies that are parsed and larger go to a thread (rules.md 28)
 _HASHED_ON_LOOP_BYTES_MAX = 512 * 1024  # SHA-256 of more would hold the loop for about a millisecond
-_ROUTES_MAX = 20_000
 _NAME_BYTES_MAX = 100
 _HEADERS_BYTES = 64 * 1024  # a record whose value leaves so much room fits for sure
-_REFUSED_BODY_BYTES_MAX = 65_536  # of health and unknown sources: read, dropped
+_REFUSED_BODY_BYTES_MAX = 65_536  # of requests that are refused, and of health: read, dropped
 
 Health = Callable[[], tuple[int, dict[str, Any]]]
 Admission = tuple["Route | None", Refusal | None, int]
@@ -44,11 +43,13 @@ class Route:
     """A source with the handles that its requests need."""
 
     __slots__ = (
-        "_outcomes", "acked", "bucket", "events", "logins", "name", "off_loop_bytes", "received", "source", "topic",
+        "_outcomes", "acked", "bucket", "events", "logins", "name", "off_loop_bytes", "received", "source", "table",
+        "topic",
     )  # fmt: skip
 
-    def __init__(self, source: Source, workers: int, now: float) -> None:
+    def __init__(self, source: Source, workers: int, now: float, table: SourceTable) -> None:
         self.source = source
+        self.table = table
         self.name = source.name.encode()
         self.topic = source.topic.encode()
         self.logins = Logins(source)
@@ -102,6 +103,7 @@ class Edge:
         # The request line with its target, the headers with their line ends, and one read of the transport beyond.
         self.head_bytes_max = s.url_bytes_max + s.header_bytes_max + 4 * s.header_lines_max
         self.pipelined_max = s.pipelined_max
+        self.dropped_bytes_max = _REFUSED_BODY_BYTES_MAX
         self.draining = False
         self.topics = topics
         self.deliver = Deliver(
@@ -142,7 +144,8 @@ class Edge:
         self._sources = sources
         self.proxies = TrustedProxies(sources.trusted_proxies)
         now = self.clock()
-        self._routes = {s.name.encode(): Route(s, self._workers, now) for s in sources.all()}
+        self._routes = {s.name.encode(): Route(s, self._workers, now, sources) for s in sources.all()}
+        self._open_login: Logins | None = None
         self._health_routes = {
             b"/health": self._live,
             b"/health/live": self._live,
@@ -172,7 +175,7 @@ class Edge:
         if route is None:
             if path in self._health_routes and name == b"health":
                 return None, None, _REFUSED_BODY_BYTES_MAX
-            found = self._open(name)
+            found = self._open(name, login, sender)
             if isinstance(found, Refusal):
                 self._unknown.add()
                 return None, found, _REFUSED_BODY_BYTES_MAX
@@ -183,9 +186,7 @@ class Edge:
         if method not in source.methods:
             return route, errors.METHOD, body_max
         if not route.logins.right(login):
-            self._auth_failures.add()
-            wait_s = self._failed_logins.failed(sender, self.clock())
-            return route, errors.UNAUTHORIZED if wait_s is None else errors.BACK_OFF, body_max
+            return route, self._wrong_login(sender), body_max
         if encoding is not None and not source.content_encoding_opaque and encoding.strip().lower() != b"identity":
             return route, errors.CONTENT_ENCODING, body_max
         if size is not None and size > body_max:
@@ -196,14 +197,28 @@ class Edge:
             return route, errors.RATE_LIMIT, body_max
         return route, None, body_max
 
-    def _open(self, name: bytes) -> Route | Refusal:
+    def _wrong_login(self, sender: str) -> Refusal:
+        self._auth_failures.add()
+        wait_s = self._failed_logins.failed(sender, self.clock())
+        return errors.UNAUTHORIZED if wait_s is None else errors.BACK_OFF
+
+    def _open(self, name: bytes, login: bytes | None, sender: str) -> Route | Refusal:
+        """The route of a source that the open rule makes.
+
+        The login comes first: strangers must not fill the tables of routes and metrics with names of their own.
+        """
         source = self._sources.open_source(name.decode("latin-1")) if len(name) <= _NAME_BYTES_MAX else None
         if source is None:
             return errors.UNKNOWN_SOURCE
-        if len(self._routes) >= _ROUTES_MAX:
-            return errors.TOPICS_MAX
-        # Kept once its topic is ready: strangers could fill the table with names.
-        return Route(source, self._workers, self.clock())
+        if not self._open_logins(source).right(login):
+            return self._wrong_login(sender)
+        return Route(source, self._workers, self.clock(), self._sources)  # kept once its topic is ready
+
+    def _open_logins(self, source: Source) -> Logins:
+        """One for all open sources, which share their credentials."""
+        if self._open_login is None:
+            self._open_login = Logins(source)
+        return self._open_login
 
     # ── a complete request ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -234,7 +249,15 @@ class Edge:
             self.log.error("fault in encoding", exc_info=None if done.cancelled() else done.exception())
             connection.refuse(errors.INTERNAL)
             return
-        self._encoded(connection, incoming, route, done.result())
+        self._encoded_later(connection, incoming, route, done.result())
+
+    def _encoded_later(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
+        """As `_encoded`, from a callback of the loop: there a fault would leave the sender without an answer."""
+        try:
+            self._encoded(connection, incoming, route, record)
+        except Exception:
+            self.log.exception("fault while a request was accepted")
+            connection.refuse(errors.INTERNAL, event_id=record.event_id)
 
     def _encoded(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
         bytes_max = self.topics.ready.get(record.topic)
@@ -243,7 +266,7 @@ class Edge:
         elif len(record.value) + _HEADERS_BYTES > bytes_max and record_bytes(record) > bytes_max:
             connection.refuse(errors.RECORD_TOO_LARGE, event_id=record.event_id)
         else:
-            if route.source.open:
+            if route.source.open and route.table is self._sources:
                 self._routes.setdefault(route.name, route)
             self.deliver.submit(record, connection, route, incoming.last_byte)
 
@@ -261,7 +284,7 @@ class Edge:
                 connection.refuse(refusal, event_id=record.event_id)
                 return
             if record.topic in self.topics.ready:
-                self._encoded(connection, incoming, route, record)
+                self._encoded_later(connection, incoming, route, record)
             else:  # blocked again in the same moment
                 connection.refuse(errors.TOPIC_BLOCKED, event_id=record.event_id)
 
@@ -331,6 +354,8 @@ class Edge:
         retry_after_s = None
         if refusal is errors.RATE_LIMIT and route is not None and route.bucket is not None:
             retry_after_s = route.bucket.wait_s()
+        elif refusal is errors.BACK_OFF:
+            retry_after_s = self._failed_logins.wait_s(peer, now)
         return responses.refusal(
             refusal, date=self.date, close=close, event_id=event_id, head=method == b"HEAD",
             allow=b"" if route is None else route.source.allow, retry_after_s=retry_after_s,
@@ -381,6 +406,7 @@ class Edge:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _sweep(self) -> None:
+        self._timer = self._loop.call_later(_SWEEP_S, self._sweep)  # first, so that a fault below ends nothing
         now = self.clock()
         for connection in [c for c in self._connections if c.deadline < now]:
             connection.expire()
@@ -390,7 +416,6 @@ class Edge:
         if second != self._second:
             self._second = second
             self.date = b"date: " + formatdate(usegmt=True).encode() + b"\r\n"
-        self._timer = self._loop.call_later(_SWEEP_S, self._sweep)
 
     def _live(self) -> tuple[int, dict[str, Any]]:
         return 200, {"status": "live"}

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import socket
 import struct
@@ -17,7 +18,7 @@ import struct
 from kafka_webhook_bridge.ingest.accept import Edge
 from kafka_webhook_bridge.observability import logs
 
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
 _HANDSHAKES_S = 0.3  # for connections whose SYN was answered before the filter
 _POLL_S = 0.02
 
@@ -40,6 +41,12 @@ def turn_away(listener: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+def take_in(listener: socket.socket) -> None:
+    """Undo `turn_away`: the socket outlives a process that was told to drain while its supervisor goes on."""
+    with contextlib.suppress(OSError):  # there was no filter
+        listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
 async def drain(edge: Edge, server: asyncio.Server, listener: socket.socket, grace_ms: int, timeout_ms: int) -> None:

@@ -55,7 +55,12 @@ class FailedLogins:
         self._seen[key] = (since, count + 1)
         if len(self._seen) > _ADDRESSES_MAX:
             self._seen.popitem(last=False)
-        return None if count < self._per_minute else max(1, round(since + _WINDOW_S - now))
+        return None if count < self._per_minute else self.wait_s(address, now)
+
+    def wait_s(self, address: str, now: float) -> int:
+        """Whole seconds until the address may go on."""
+        since, _ = self._seen.get(_network(address), (now, 0))
+        return max(1, round(since + _WINDOW_S - now))
 
 
 def _network(address: str) -> str:

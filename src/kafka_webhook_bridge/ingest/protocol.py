@@ -11,7 +11,10 @@ a bounded number ahead.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import math
+import sys
+import termios
 from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,8 +28,10 @@ if TYPE_CHECKING:
     from kafka_webhook_bridge.ingest.accept import Edge, Route
 
 IDLE, HEAD, BODY, LINGER = range(4)
+_FRESH_S = 1.0  # a connection without a request for so long is idle
 _LINGER_S = 2.0  # how long the rest of a refused request is read and dropped
 _CHUNK_FRAME_BYTES = 16  # framing that an honest chunk may cost
+_PARTS_MAX = 256  # so many pieces of a body become one: an object each would outweigh what tiny chunks hold
 
 # What a header means to the protocol, by its name as sent. Spellings are cached, within a bound.
 _PLAIN, _HOST, _LENGTH, _CODING, _EXPECT, _ENCODING, _LOGIN, _FORWARDED = range(8)
@@ -73,8 +78,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_announced", "_body_max", "_chunked", "_chunks", "_coded", "_continue", "_head_bytes", "_header_count",
-        "_headers", "_keep_alive", "_parser", "_peer", "_queue", "_reading", "_refusal", "_route", "_size", "_target",
-        "_transport", "_wire_bytes", "_writable", "current", "deadline", "edge", "fatal", "pending", "phase",
+        "_headers", "_keep_alive", "_parser", "_parts", "_peer", "_queue", "_reading", "_refusal", "_route", "_size",
+        "_target", "_transport", "_wire_bytes", "_writable", "current", "deadline", "edge", "fatal", "pending", "phase",
         "sender",
     )  # fmt: skip
 
@@ -105,7 +110,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = transport  # type: ignore[assignment]
         self._parser = httptools.HttpRequestParser(self)
         peer = transport.get_extra_info("peername")
-        self._peer: str = peer[0] if isinstance(peer, tuple) else ""
+        # An IPv4 sender on a socket of both families has its own address, not a place in one IPv6 network.
+        self._peer: str = peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else ""
         edge = self.edge
         self.deadline = edge.clock() + edge.keep_alive_s
         if not edge.opened(self):
@@ -113,7 +119,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.edge.closed(self)
-        aborted = len(self._queue) + self.pending + (self._announced and self.phase == BODY)
+        aborted = self._counted() + self.pending + (self._announced and self.phase == BODY)
         if self.phase != LINGER and aborted:
             self.edge.aborted(aborted)
         for waiting in self._queue:
@@ -127,6 +133,10 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._parser = None  # type: ignore[assignment]  # ends the cycle; nobody calls a lost connection's parser
         self.deadline = math.inf
+
+    def _counted(self) -> int:
+        """Requests read ahead that count as received: all but those for health."""
+        return sum(waiting.route is not None or waiting.refusal is not None for waiting in self._queue)
 
     @property
     def gone(self) -> bool:
@@ -155,7 +165,6 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.phase == LINGER or self.fatal is not None or not self._keep_alive:
             return
-        begun_in = self.phase
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -172,17 +181,18 @@ class Connection(asyncio.Protocol):
             self._fail(str(error))
             return
         if self.phase == HEAD:
-            # A single endless header never reaches on_header, so the raw bytes are bounded too.
-            self._head_bytes = self._head_bytes + len(data) if begun_in == HEAD else len(data)
+            # A single endless header never reaches on_header, so the raw bytes are bounded too. The read in which the
+            # head began (-1) is left out, for it may hold other requests before it.
+            self._head_bytes = 0 if self._head_bytes < 0 else self._head_bytes + len(data)
             if self._head_bytes > self.edge.head_bytes_max:
                 long_target = len(self._target) > self.edge.url_bytes_max
                 self.fatal = errors.URL_TOO_LONG if long_target else errors.HEADERS_TOO_LARGE
                 self._fail()
         elif self.phase == BODY and self._coded:
             # Likewise for chunk extensions and trailers.
-            self._wire_bytes += len(data)
+            self._wire_bytes = 0 if self._wire_bytes < 0 else self._wire_bytes + len(data)
             framing = self._wire_bytes - self._size - self._chunked * _CHUNK_FRAME_BYTES
-            if framing > self.edge.head_bytes_max:
+            if self._refusal is None and framing > self.edge.head_bytes_max:
                 self.fatal = errors.HEADERS_TOO_LARGE
                 self._fail()
 
@@ -200,7 +210,8 @@ class Connection(asyncio.Protocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._target = b""
         self._chunks: list[bytes] = []
-        self._size = 0
+        self._size = self._parts = 0
+        self._head_bytes = -1
         self._announced = False
         self._route = self._refusal = None
 
@@ -236,7 +247,7 @@ class Connection(asyncio.Protocol):
             elif kind == _CODING:
                 coding = value if coding is None else b""
             elif kind == _EXPECT:
-                expect = value
+                expect = value.strip()
             elif kind == _ENCODING:
                 encoding = value
             else:
@@ -256,7 +267,8 @@ class Connection(asyncio.Protocol):
             self._stop(errors.TARGET)
         self._header_count = len(headers)
         self._coded = coding is not None
-        self._wire_bytes = self._chunked = 0
+        self._wire_bytes = -1
+        self._chunked = 0
         method = self._parser.get_method()
         self.sender = edge.proxies.sender(self._peer, forwarded) if forwarded else self._peer
         self._route, self._refusal, self._body_max = edge.admit(
@@ -270,8 +282,9 @@ class Connection(asyncio.Protocol):
             refusal = self._refusal = errors.EXPECTATION
         if refusal is not None:
             # Small bodies of refused requests are read and dropped, so that the connection can go on.
-            if refusal.close or expect is not None:
+            if refusal.close or expect is not None or (size or 0) > edge.dropped_bytes_max:
                 self._stop(refusal)
+            self._body_max = edge.dropped_bytes_max
         elif expect is not None and version == "1.1":
             if self.pending or self._queue:
                 self._continue = True  # after the answers that come before
@@ -281,14 +294,19 @@ class Connection(asyncio.Protocol):
     def on_body(self, part: bytes) -> None:
         size = self._size + len(part)
         if size > self._body_max:
-            self._stop(errors.BODY_TOO_LARGE)
-        if self._refusal is None:
-            if not self.edge.hold(len(part)):
-                self._stop(errors.IN_FLIGHT)
-            self._chunks.append(part)
-            self._size = size
-        else:
+            self._stop(self._refusal or errors.BODY_TOO_LARGE)
+        if self._refusal is not None:
             self._body_max -= len(part)
+            return
+        if not self.edge.hold(len(part)):
+            self._stop(errors.IN_FLIGHT)
+        chunks = self._chunks
+        chunks.append(part)
+        self._size = size
+        self._parts += 1
+        if self._parts == _PARTS_MAX:
+            chunks[-_PARTS_MAX:] = [b"".join(chunks[-_PARTS_MAX:])]
+            self._parts = 0
 
     def on_message_complete(self) -> None:
         headers = self._headers
@@ -313,7 +331,7 @@ class Connection(asyncio.Protocol):
         )
         self._chunks = []
         self._size = 0
-        self._announced = False
+        self._announced = self._continue = False
         self.phase = IDLE
         if self.pending or self._queue:
             self._queue.append(incoming)
@@ -331,7 +349,8 @@ class Connection(asyncio.Protocol):
 
     def _handle(self, incoming: Incoming) -> None:
         self.pending = True
-        self.deadline = math.inf
+        if self.phase == IDLE:  # else the next request has begun, and its own deadline runs
+            self.deadline = math.inf
         self.current = incoming
         if incoming.refusal is not None:
             self.refuse(incoming.refusal)
@@ -367,7 +386,8 @@ class Connection(asyncio.Protocol):
         self.pending = False
         self.edge.release(len(incoming.body))
         transport.write(data)
-        if self._closes(incoming) if close is None else close:
+        last = not self._keep_alive and not self._queue  # of a half-closed sender
+        if last or (self._closes(incoming) if close is None else close):
             self._leave()
         elif self._queue:
             self._handle(self._queue.popleft())
@@ -408,9 +428,9 @@ class Connection(asyncio.Protocol):
             return
         for waiting in self._queue:
             self.edge.release(len(waiting.body))
-        if self._queue:
-            self.edge.aborted(len(self._queue))
-            self._queue.clear()
+        if counted := self._counted():
+            self.edge.aborted(counted)
+        self._queue.clear()
         if unread or self.phase in (HEAD, BODY):
             if self._announced and self.phase == BODY and not unread:
                 self.edge.aborted(1)
@@ -443,6 +463,21 @@ class Connection(asyncio.Protocol):
             self._fail("timeout")
 
     def finish(self) -> None:
-        """The drain is over: half-close what waits for nothing, answer the rest and close it then."""
-        if not self.pending and not self._queue and self.phase == IDLE and self._transport is not None:
+        """The drain is over: half-close what waits for nothing, answer the rest and close it then.
+
+        A connection that was just made has a request on its way, and so has one whose bytes wait in the kernel.
+        """
+        transport = self._transport
+        if transport is None or self.pending or self._queue or self.phase != IDLE:
+            return
+        idle_s = self.edge.clock() - (self.deadline - self.edge.keep_alive_s)
+        if idle_s > _FRESH_S and not _unread_bytes(transport):
             self._leave(unread=True)
+
+
+def _unread_bytes(transport: asyncio.Transport) -> int:
+    sock = transport.get_extra_info("socket")
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0

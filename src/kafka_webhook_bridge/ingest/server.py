@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from kafka_webhook_bridge.ingest.accept import Edge
-from kafka_webhook_bridge.ingest.drain import drain
+from kafka_webhook_bridge.ingest.drain import drain, take_in
 from kafka_webhook_bridge.ingest.protocol import Connection
 from kafka_webhook_bridge.ingest.topics import Topics
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import record_bytes_limit
 from kafka_webhook_bridge.kafka.producer import Producer
 from kafka_webhook_bridge.observability import health, logs, metrics
+from kafka_webhook_bridge.observability.background import Background
 from kafka_webhook_bridge.settings import IngestSettings, Settings
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.store.pool import Store
@@ -42,7 +43,8 @@ def tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
 class IngestServer:
     """Answers webhooks on a listening socket until it is drained.
 
-    `store` is PostgreSQL, None without one; `database` tells why it cannot be used (None: it can).
+    `store` is PostgreSQL, None without one; `database` tells why it cannot be used (None: it can). Whoever owns the
+    process watches `background`.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class IngestServer:
         store: Store | None,
         database: Callable[[], str | None],
         clock: Callable[[], float],
+        background: Background,
     ) -> None:
         self._settings = settings
         self._listener = listener
@@ -62,21 +65,20 @@ class IngestServer:
         self._topics = Topics(Admin(settings.kafka), store, record_bytes_limit(size), sources)
         self.edge = Edge(settings, sources, self._topics, self.health, clock)
         self.producer = self.edge.deliver.producer = Producer(
-            settings.kafka, self.edge.deliver.finished, body_bytes_max=size
+            settings.kafka, self.edge.deliver.finished, body_bytes_max=size, died=background.fault_in_thread
         )
         self._available = metrics.registry().gauge("kwb_kafka_available")
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = background
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Begin to answer. Raises OSError when the certificate cannot be read."""
         loop = asyncio.get_running_loop()
         context = tls_context(self._settings.ingest)
-        self._tasks.append(loop.create_task(self._topics.run(), name="topics"))
+        take_in(self._listener)
+        self._background.start(self._topics.run(), "topics")
         if context is not None:
-            self._tasks.append(loop.create_task(self._renew(context), name="certificate"))
-        for task in self._tasks:
-            task.add_done_callback(self._died)
+            self._background.start(self._renew(context), "certificate")
         handshake: dict[str, Any] = {} if context is None else {"ssl_handshake_timeout": _TLS_HANDSHAKE_S}
         self._server = await loop.create_server(
             lambda: Connection(self.edge), sock=self._listener.dup(), ssl=context, **handshake
@@ -84,12 +86,6 @@ class IngestServer:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLD)
-
-    def _died(self, task: asyncio.Task[None]) -> None:
-        """A background task never ends by itself; without it the process is not what it claims to be."""
-        if not task.cancelled() and not self.edge.draining:
-            self._log.error("background task ended", task=task.get_name(), exc_info=task.exception())
-            asyncio.get_running_loop().stop()
 
     def reload(self, sources: SourceTable) -> None:
         """Take a new configuration. Requests under way are not disturbed."""
@@ -111,13 +107,13 @@ class IngestServer:
         """The answer of /health/ready."""
         return health.summarise(self.parts(), self.edge.draining)
 
-    async def drain(self) -> None:
-        """Stop without leaving a request unanswered; returns when everything is closed."""
+    async def drain(self, grace_ms: int | None = None) -> None:
+        """Stop without leaving a request unanswered; returns when everything is closed. `grace_ms`: not the setting."""
         s = self._settings.ingest
         assert self._server is not None
-        await drain(self.edge, self._server, self._listener, s.drain_grace_ms, s.drain_timeout_ms)
-        for task in self._tasks:
-            task.cancel()
+        grace_ms = s.drain_grace_ms if grace_ms is None else grace_ms
+        await drain(self.edge, self._server, self._listener, grace_ms, s.drain_timeout_ms)
+        self._background.cancel()
         await self.producer.close()
         self.edge.close()
 
