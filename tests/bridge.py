@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -128,6 +129,11 @@ class Client:
             if not data:
                 return self.kept
             self.kept += data
+
+    def reset(self) -> None:
+        """End the connection at once and for both sides."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
 
     def half_close(self) -> Client:
         self.socket.shutdown(socket.SHUT_WR)

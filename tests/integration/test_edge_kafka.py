@@ -42,7 +42,7 @@ def test_rule_1_a_silent_broker_is_503_by_the_deadline_and_its_late_ack_is_count
             client.send(request("/s", b"late"))
             gone.send(request("/s", b"nobody waits"))
             eventually(lambda: server.total("kwb_in_flight_requests") == 2, "they wait")
-            gone.socket.close()
+            gone.reset()
             eventually(lambda: server.balance()["aborted"] == 1, "one has gone")
             server.forward(1.9)
             answer = client.answer()
@@ -152,7 +152,8 @@ def test_rule_8_a_sick_lane_is_rebuilt_and_its_records_are_unknown(
         def rebuilt() -> bool:
             with server.open() as client:
                 client.send(request("/s", b"x"))
-                if fault == "stuck":
+                if fault == "stuck" and not statuses:
+                    eventually(lambda: server.total("kwb_in_flight_requests") == 1, "it waits")
                     server.forward(2)
                 statuses.append(client.answer().status)
             return server.total("kwb_kafka_producer_rebuilds_total", lane="fast") >= 1
@@ -177,6 +178,7 @@ def test_health_without_postgresql(stack: Stack, folder: Path, database: str, se
     with serving(stack, folder, config="sources: {s: {auth: none}}", DATABASE_URL=database) as other:
         eventually(lambda: other.health()[1]["status"] == "ready", "ready")
         eventually(lambda: other.health(other.management_port)[1]["status"] == "ready", "ready")
+        eventually(lambda: other.ask(request("/s", b"x")).status == 200, "the topic is there")
         stack.postgres.stop()
         try:
             eventually(lambda: other.health()[1]["status"] == "degraded", "degraded")
