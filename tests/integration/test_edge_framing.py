@@ -172,6 +172,7 @@ def test_expect_100_continue(bridge: Serve) -> None:
         assert client.send(b"2").answer().status == 200
         client.send(request("/open", b"1") + request("/open", b"2", "Expect: 100-continue") + request("/open", b"3"))
         assert [client.answer().status for _ in range(3)] == [200] * 3
+        assert client.send(request("/open", b"4")).answer().status == 200
 
 
 def test_http_1_0_and_methods_without_an_answer_body(bridge: Serve) -> None:

@@ -25,6 +25,7 @@ from kafka_webhook_bridge.store.coordination import KnownTopic, MadeBy, known_to
 from kafka_webhook_bridge.store.pool import Store
 
 _RECHECK_S = 5.0
+_RETRY_S = 1.0  # while a configured topic is missing, as before the first migration
 _LIMITS_EVERY = 6  # rechecks between two looks at the topics' limits
 _REFUSED_KEPT_S = 10.0  # an answer "no room" is asked again no sooner
 _REFUSED_MAX = 10_000
@@ -172,7 +173,7 @@ class Topics:
                 await self._record()
             except (KafkaError, StoreError) as error:
                 self._log.warning("topics not checked", error=error.message)
-            await asyncio.sleep(_RECHECK_S)
+            await asyncio.sleep(_RETRY_S if missing.keys() - self.ready.keys() - self.blocked.keys() else _RECHECK_S)
 
     async def _look_again(self, topics: list[str]) -> None:
         if not topics:
