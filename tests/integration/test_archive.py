@@ -6,174 +6,26 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import signal
-import time
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import asyncpg
 import confluent_kafka as ck
 import pytest
+from archive_world import DEADLINE_S, NOW_MS, RECORD_BYTES_MAX, World, count, run, until
 from confluent_kafka.admin import AdminClient
 
 from kafka_webhook_bridge import formats
-from kafka_webhook_bridge.archive.archiver import Archiver
-from kafka_webhook_bridge.archive.retention import Retention
-from kafka_webhook_bridge.errors import KafkaError
-from kafka_webhook_bridge.event import Event, Request
-from kafka_webhook_bridge.kafka.admin import Admin
-from kafka_webhook_bridge.kafka.config import client_config, record_bytes_limit
+from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.observability import metrics
-from kafka_webhook_bridge.settings import Settings, load_settings
-from kafka_webhook_bridge.sources.config import load_sources
-from kafka_webhook_bridge.sources.source import Format, Source
+from kafka_webhook_bridge.sources.source import Format
 from kafka_webhook_bridge.stack import Bridge, Stack
 from kafka_webhook_bridge.store import Store, ids, migrate
-from kafka_webhook_bridge.store import archive as store_archive
 from kafka_webhook_bridge.store.coordination import Lease
 
 pytestmark = pytest.mark.integration
-
-DEADLINE_S = 60.0
-RECORD_BYTES_MAX = record_bytes_limit(1024**2)
-NOW_MS = time.time_ns() // 1_000_000
-
-
-def event_id(at_ms: int = NOW_MS) -> str:
-    """A UUIDv7 of that time."""
-    bits = at_ms << 80 | 7 << 76 | random.getrandbits(12) << 64 | 2 << 62 | random.getrandbits(62)
-    return str(uuid.UUID(int=bits))
-
-
-class World:
-    """One database, one topic of one source, and what a test does with them."""
-
-    def __init__(self, stack: Stack, database: str, topic: str, **environ: str) -> None:
-        self.stack = stack
-        self.topic = topic
-        self.environ = {
-            **stack.environ(),
-            "DATABASE_URL": database,
-            "KWB_CONFIG": f"sources: {{{topic}: {{auth: none}}}}",
-            "KWB_ARCHIVE_TOPIC_CHECK_MS": "100",
-            "KWB_ARCHIVE_BATCH_RECORDS_MAX": "50",
-            **environ,
-        }
-        self.settings: Settings = load_settings(self.environ)
-        self.sources = load_sources(self.settings, self.environ)
-        self.admin = Admin(stack.kafka.settings)
-        self.admin.ensure_topic(topic, RECORD_BYTES_MAX)
-        self.producer = ck.Producer(client_config(stack.kafka.settings))
-
-    @property
-    def source(self) -> Source:
-        source = self.sources.get(self.topic)
-        assert source is not None
-        return source
-
-    def event(
-        self,
-        body: bytes = b'{"order":1}',
-        *,
-        at_ms: int = NOW_MS,
-        dedupe_key: str | None = None,
-        key: bytes | None = None,
-    ) -> Event:
-        headers = [(b"Content-Type", b"application/json"), (b"X-Signature", b"abc=")]
-        request = Request(b"POST", b"/" + self.topic.encode() + b"/a", b"x=1", headers, body, "127.0.0.1")
-        kind = "orders/create"
-        return Event(event_id(at_ms), at_ms, self.source, request, kind, key, "none", False, dedupe_key)
-
-    def produce(self, *events: Event, partition: int = -1) -> list[str]:
-        """Write them as the bridge does; their ids."""
-        for event in events:
-            record = formats.encode(event)
-            while True:
-                try:
-                    self.producer.produce(record.topic, record.value, record.key, partition, headers=record.headers)
-                    break
-                except BufferError:
-                    self.producer.poll(0.1)
-        assert self.producer.flush(DEADLINE_S) == 0
-        return [event.event_id for event in events]
-
-    def make_anew(self) -> None:
-        """Delete the topic and make another of its name."""
-        former = self.admin.topic_ids([self.topic])
-        self.admin.delete_topic(self.topic)
-        deadline = time.monotonic() + DEADLINE_S
-        while self.admin.topic_ids([self.topic]) in ({}, former):  # the broker goes on showing it for a moment
-            assert time.monotonic() < deadline
-            with contextlib.suppress(KafkaError):
-                self.admin.ensure_topic(self.topic, RECORD_BYTES_MAX)
-        self.producer = ck.Producer(client_config(self.stack.kafka.settings))  # the other one knows the old topic
-
-    async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
-        connection = await asyncpg.connect(self.environ["DATABASE_URL"])
-        try:
-            return await connection.fetch(sql, *arguments)
-        finally:
-            await connection.close()
-
-    async def ids(self) -> list[str]:
-        return [str(row[0]) for row in await self.fetch("SELECT event_id FROM events")]
-
-    async def at_the_end(self) -> bool:
-        """Whether the positions of the topic are its ends."""
-        topic_id = (await asyncio.to_thread(self.admin.topic_ids, [self.topic]))[self.topic]
-        ends = (await asyncio.to_thread(self.admin.offsets, [self.topic]))[self.topic]
-        rows = await self.fetch(
-            "SELECT partition, next_offset FROM archive_offsets WHERE topic_id = $1", uuid.UUID(topic_id)
-        )
-        return {row[0]: row[1] for row in rows} == {partition: end for partition, (_, end) in ends.items()}
-
-    @contextlib.asynccontextmanager
-    async def archiving(self) -> AsyncIterator[Archiver]:
-        """An archiver at work. Whatever it dies of fails the test; `stop` must end it."""
-        async with Store(self.settings.store) as store:
-            await migrate(store)
-            stop = asyncio.Event()
-            archiver = Archiver(self.settings, store, self.sources)
-            task = asyncio.create_task(archiver.run(stop))
-            try:
-                yield archiver
-                assert not task.done()
-            finally:
-                stop.set()
-                async with asyncio.timeout(DEADLINE_S):
-                    await task
-
-    async def archived(self) -> None:
-        """Wait until the archive is at the end of the topic."""
-        await until(self.at_the_end)
-
-
-@pytest.fixture
-def world(stack: Stack, database: str, topic: str) -> World:
-    return World(stack, database, topic)
-
-
-async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
-    """Raises TimeoutError when it does not become true."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            with contextlib.suppress(OSError, asyncpg.PostgresError, KafkaError):
-                found = condition()
-                if found if isinstance(found, bool) else await found:
-                    return
-            await asyncio.sleep(0.02)
-
-
-def count(name: Any, **labels: Any) -> float:
-    return metrics.registry().counter(name, **labels).value
-
-
-def run(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(test)
 
 
 @pytest.mark.parametrize("format", ["raw", "cloudevents", "envelope"])
@@ -538,96 +390,5 @@ def test_rule_19_a_killed_worker_loses_and_doubles_nothing(world: World, bridge:
         # Each batch moved its position in the transaction of its rows: what is stored is what was passed.
         (passed,) = await world.fetch("SELECT sum(next_offset) FROM archive_offsets")
         assert passed[0] == len(sent)
-
-    run(test())
-
-
-def test_rule_18_partitions_ahead_and_the_old_ones_dropped(world: World) -> None:
-    day, retention_days = ids.DAY_MS, world.settings.archive.retention_days
-
-    async def partitions() -> set[str]:
-        rows = await world.fetch("SELECT relname FROM pg_class WHERE relname ~ '^events_2.......$'")
-        return {row[0] for row in rows}
-
-    def name(at_ms: int) -> str:
-        return f"events_{ids.moment(at_ms):%Y%m%d}"
-
-    async def places() -> dict[str, str]:
-        return dict(map(tuple, await world.fetch("SELECT event_id::text, tableoid::regclass::text FROM events")))
-
-    async def test() -> None:
-        early = world.event(at_ms=NOW_MS - 30 * day)
-        wrong_clock = world.event(at_ms=NOW_MS + 40 * day)
-        ancient = world.event(at_ms=NOW_MS - (retention_days + 1) * day)
-        today = world.event()
-        world.produce(early, wrong_clock, ancient, today)
-        async with world.archiving():
-            await world.archived()
-        assert set((await places()).values()) == {"events_default"}
-        clock = [NOW_MS]
-        async with Store(world.settings.store) as store:
-            retention = Retention(world.settings, store, clock=lambda: clock[0])
-            assert await retention.tidy()
-            made = await partitions()
-            assert {name(NOW_MS + n * day) for n in range(-7, 8)} <= made
-            assert await places() == {
-                early.event_id: name(NOW_MS - 30 * day),
-                today.event_id: name(NOW_MS),
-                wrong_clock.event_id: "events_default",
-            }
-            clock[0] += 40 * day
-            assert await retention.tidy()
-            assert (await places())[wrong_clock.event_id] == name(NOW_MS + 40 * day)
-            clock[0] += (retention_days - 40) * day  # the last moment of today is not old enough
-            assert await retention.tidy()
-            assert name(NOW_MS) in await partitions()
-            clock[0] += day
-            assert await retention.tidy()
-            assert name(NOW_MS) not in await partitions()
-            assert list(await places()) == [wrong_clock.event_id]
-
-    run(test())
-
-
-def test_retention_is_the_work_of_one_worker(world: World) -> None:
-    async def test() -> None:
-        async with Store(world.settings.store) as store:
-            await migrate(store)
-            other = Lease(store, "retention", 60)
-            assert await other.take()
-            assert not await Retention(world.settings, store).tidy()
-            assert await store_archive.read_positions(store, {}) is not None
-            await other.release()
-            assert await Retention(world.settings, store).tidy()
-
-    run(test())
-
-
-def test_retention_drops_under_a_reader_without_making_others_wait(world: World) -> None:
-    """A drop waits for its lock a second at a time, and is tried again."""
-
-    async def test() -> None:
-        clock = [NOW_MS]
-        async with Store(world.settings.store) as store:
-            await migrate(store)
-            retention = Retention(world.settings, store, clock=lambda: clock[0])
-            assert await retention.tidy()
-            old = f"events_{ids.moment(NOW_MS - 7 * ids.DAY_MS):%Y%m%d}"
-            clock[0] += (world.settings.archive.retention_days - 6) * ids.DAY_MS
-            reader = await asyncpg.connect(world.environ["DATABASE_URL"])
-            transaction = reader.transaction()
-            await transaction.start()
-            await reader.fetch(f"SELECT 1 FROM {old}")
-            tidying = asyncio.create_task(retention.tidy())
-
-            async def waits() -> bool:
-                return bool(await world.fetch("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'relation'"))
-
-            await until(waits)
-            await transaction.rollback()
-            await reader.close()
-            async with asyncio.timeout(DEADLINE_S):
-                assert await tidying
-            assert not await world.fetch("SELECT 1 FROM pg_class WHERE relname = $1", old)
 
     run(test())

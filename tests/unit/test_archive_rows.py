@@ -19,7 +19,6 @@ from kafka_webhook_bridge.archive import rows
 from kafka_webhook_bridge.archive.rows import RowMaker
 from kafka_webhook_bridge.event import Event, Request
 from kafka_webhook_bridge.kafka.consumer import Batch, Place, Record, RecordReader
-from kafka_webhook_bridge.settings import load_settings
 from kafka_webhook_bridge.sources.source import Format, Source, named
 from kafka_webhook_bridge.store.events import INDEXED_CHARACTERS_MAX
 from kafka_webhook_bridge.store.rows import EventRow

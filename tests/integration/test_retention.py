@@ -1,0 +1,107 @@
+"""Partitions of `events` over time: made ahead, emptied into, dropped, by one worker."""
+
+from __future__ import annotations
+
+import asyncio
+
+import asyncpg
+import pytest
+from archive_world import DEADLINE_S, NOW_MS, World, run, until
+
+from kafka_webhook_bridge.archive.retention import Retention
+from kafka_webhook_bridge.store import Store, ids, migrate
+from kafka_webhook_bridge.store import archive as store_archive
+from kafka_webhook_bridge.store.coordination import Lease
+
+pytestmark = pytest.mark.integration
+
+
+def test_rule_18_partitions_ahead_and_the_old_ones_dropped(world: World) -> None:
+    day, retention_days = ids.DAY_MS, world.settings.archive.retention_days
+
+    async def partitions() -> set[str]:
+        rows = await world.fetch("SELECT relname FROM pg_class WHERE relname ~ '^events_2.......$'")
+        return {row[0] for row in rows}
+
+    def name(at_ms: int) -> str:
+        return f"events_{ids.moment(at_ms):%Y%m%d}"
+
+    async def places() -> dict[str, str]:
+        return dict(map(tuple, await world.fetch("SELECT event_id::text, tableoid::regclass::text FROM events")))
+
+    async def test() -> None:
+        early = world.event(at_ms=NOW_MS - 30 * day)
+        wrong_clock = world.event(at_ms=NOW_MS + 40 * day)
+        ancient = world.event(at_ms=NOW_MS - (retention_days + 1) * day)
+        today = world.event()
+        world.produce(early, wrong_clock, ancient, today)
+        async with world.archiving():
+            await world.archived()
+        assert set((await places()).values()) == {"events_default"}
+        clock = [NOW_MS]
+        async with Store(world.settings.store) as store:
+            retention = Retention(world.settings, store, clock=lambda: clock[0])
+            assert await retention.tidy()
+            made = await partitions()
+            assert {name(NOW_MS + n * day) for n in range(-7, 8)} <= made
+            assert await places() == {
+                early.event_id: name(NOW_MS - 30 * day),
+                today.event_id: name(NOW_MS),
+                wrong_clock.event_id: "events_default",
+            }
+            clock[0] += 40 * day
+            assert await retention.tidy()
+            assert (await places())[wrong_clock.event_id] == name(NOW_MS + 40 * day)
+            clock[0] += (retention_days - 40) * day  # the last moment of today is not old enough
+            assert await retention.tidy()
+            assert name(NOW_MS) in await partitions()
+            clock[0] += day
+            assert await retention.tidy()
+            assert name(NOW_MS) not in await partitions()
+            assert list(await places()) == [wrong_clock.event_id]
+
+    run(test())
+
+
+def test_retention_is_the_work_of_one_worker(world: World) -> None:
+    async def test() -> None:
+        async with Store(world.settings.store) as store:
+            await migrate(store)
+            other = Lease(store, "retention", 60)
+            assert await other.take()
+            assert not await Retention(world.settings, store).tidy()
+            assert await store_archive.read_positions(store, {}) is not None
+            await other.release()
+            assert await Retention(world.settings, store).tidy()
+
+    run(test())
+
+
+def test_retention_drops_under_a_reader_without_making_others_wait(world: World) -> None:
+    """A drop waits for its lock a second at a time, and is tried again."""
+
+    async def test() -> None:
+        clock = [NOW_MS]
+        async with Store(world.settings.store) as store:
+            await migrate(store)
+            retention = Retention(world.settings, store, clock=lambda: clock[0])
+            assert await retention.tidy()
+            old = f"events_{ids.moment(NOW_MS - 7 * ids.DAY_MS):%Y%m%d}"
+            clock[0] += (world.settings.archive.retention_days - 6) * ids.DAY_MS
+            reader = await asyncpg.connect(world.environ["DATABASE_URL"])
+            transaction = reader.transaction()
+            await transaction.start()
+            await reader.fetch(f"SELECT 1 FROM {old}")
+            tidying = asyncio.create_task(retention.tidy())
+
+            async def waits() -> bool:
+                return bool(await world.fetch("SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'relation'"))
+
+            await until(waits)
+            await transaction.rollback()
+            await reader.close()
+            async with asyncio.timeout(DEADLINE_S):
+                assert await tidying
+            assert not await world.fetch("SELECT 1 FROM pg_class WHERE relname = $1", old)
+
+    run(test())
