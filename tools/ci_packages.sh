@@ -4,6 +4,7 @@ set -eu
 missing=""
 command -v curl >/dev/null || missing="$missing curl"
 command -v kcat >/dev/null || missing="$missing kcat"
+command -v openssl >/dev/null || missing="$missing openssl"
 command -v psql >/dev/null || missing="$missing postgresql-client"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

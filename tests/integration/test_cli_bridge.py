@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,25 @@ def kwb(bridge: Bridge, *arguments: str, **environ: str) -> subprocess.Completed
     return done
 
 
+def _ends(consumer: ck.Consumer, topic: str) -> tuple[list[ck.TopicPartition], int]:
+    """The partitions of a topic and the number of its records; a new topic's leaders are known a moment later."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            partitions = consumer.list_topics(topic, 30).topics[topic].partitions
+            places = [ck.TopicPartition(topic, p, 0) for p in partitions]
+            return places, sum(consumer.get_watermark_offsets(place, 30)[1] for place in places)
+        except ck.KafkaException:
+            if time.monotonic() > deadline:
+                raise
+
+
 def records(stack: Stack, topic: str) -> list[dict[str, Any]]:
     """Everything in the topic, read to the end that it has now."""
     config = {"group.id": f"g-{secrets.token_hex(6)}", "auto.offset.reset": "earliest", "enable.auto.commit": False}
     consumer = ck.Consumer(client_config(stack.kafka.settings, **config))
     try:
-        partitions = consumer.list_topics(topic, 30).topics[topic].partitions
-        places = [ck.TopicPartition(topic, p, 0) for p in partitions]
-        left = sum(consumer.get_watermark_offsets(place, 30)[1] for place in places)
+        places, left = _ends(consumer, topic)
         consumer.assign(places)
         found = []
         while len(found) < left:

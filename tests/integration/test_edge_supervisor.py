@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -213,6 +214,8 @@ def certificate(folder: Path) -> Path:
 
 
 def make_certificate(stem: Path, name: str) -> Path:
+    if shutil.which("openssl") is None:
+        pytest.skip("NOT RUN: openssl is not installed (Debian and Ubuntu: apt-get install openssl)")
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
          "-subj", f"/CN={name}", "-keyout", f"{stem}.key", "-out", f"{stem}.pem"], check=True, capture_output=True,

@@ -167,7 +167,7 @@ def test_an_error_names_what_to_do_and_never_the_password(database: str, change,
     with pytest.raises(kind) as caught:
         asyncio.run(run())
     assert isinstance(caught.value, KwbError)
-    assert hint in caught.value.hint
+    assert hint in caught.value.message + caught.value.hint
     told = "".join(traceback.format_exception(caught.value))  # as a log would show it, causes included
     frames_off = "\n".join(line for line in told.splitlines() if not line.startswith("    "))
     for secret in ("canary", "can/ary", database.partition("kwb:")[2].partition("@")[0]):
