@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from kafka_webhook_bridge.errors import ConfigError, KafkaError
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import client_config, record_bytes_limit
+from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.stack import Stack
 
 RECORD_BYTES_MAX = record_bytes_limit(1024**2)
@@ -105,3 +106,22 @@ def test_contradicting_settings_are_found_at_once(stack: Stack) -> None:
     with pytest.raises(ConfigError) as caught:
         Admin(replace(stack.kafka.settings, bootstrap_servers="", username="", security_protocol="SASL_SSL"))
     assert [p.where for p in caught.value.problems] == ["KAFKA_BOOTSTRAP_SERVERS", "KAFKA_USERNAME"]
+
+
+def test_a_topic_that_may_not_be_seen_does_not_stop_the_others(stack: Stack, admin: Admin, topic: str) -> None:
+    hidden, name, password = f"{topic}-hidden", f"limited-{topic}", "of-a-test-only"
+    for one in (topic, hidden):
+        admin.ensure_topic(one, RECORD_BYTES_MAX)
+    users = Users(stack.kafka.settings)
+    users.put(name, password)
+    users.allow_reading(name, [topic])
+    limited = Admin(
+        replace(
+            stack.kafka.settings, bootstrap_servers=stack.kafka.proxy_bootstrap, username=name,
+            password=SecretStr(password), sasl_mechanism="SCRAM-SHA-512",
+        )
+    )  # fmt: skip
+    assert limited.topic_ids([topic, hidden], skip_denied=True) == admin.topic_ids([topic])
+    with pytest.raises(KafkaError, match="TOPIC_AUTHORIZATION_FAILED") as caught:
+        limited.topic_ids([topic, hidden])
+    assert "Grant" in caught.value.hint

@@ -193,12 +193,13 @@ def test_rule_9_brokers_too_small_for_the_records(monkeypatch: pytest.MonkeyPatc
 
 
 def test_rule_10_a_topic_that_is_not_flushed_or_is_compacted(environ: dict[str, str], stack: Stack, topic: str) -> None:
-    make_topic(stack, topic, **{"max.message.bytes": "16777216", "cleanup.policy": "compact"})
+    make_topic(stack, topic, **{"max.message.bytes": "16777216", "cleanup.policy": "compact", "retention.ms": "-1"})
     found = doctor(environ)
     words = found.words(f"topic {topic}")
     assert found.code == 0
     assert "in memory: lost with its power → Set flush.messages=1." in words
     assert "cleanup.policy=compact drops records by key" in words
+    assert "retention.ms=-1 is longer than the archive keeps events" in words
     assert "message.timestamp.type=CreateTime (bridge: LogAppendTime)" in words
     assert found.found["durability"]["kafka"] == "one broker, in memory: lost with its power"
 

@@ -188,7 +188,7 @@ class Archiver:
 
     async def _topic_ids(self, names: set[str]) -> dict[str, uuid.UUID]:
         """Of those that exist."""
-        found = await self._ask(self._admin.topic_ids, names) if names else {}
+        found = await self._ask(self._admin.topic_ids, names, skip_denied=True) if names else {}
         return {name: uuid.UUID(topic_id) for name, topic_id in found.items()}
 
     async def _make_plan(self, lost: set[archive.Place]) -> Plan:

@@ -40,6 +40,7 @@ LAG_WARN_EVENTS = 10_000
 FREE_WARN_BYTES, FREE_FAIL_BYTES = 2 * 1024**3, 512 * 1024**2
 _SPARE_FILES = 100  # descriptors of a worker besides its connections
 _MIB = 1024**2
+_DAY_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +243,10 @@ class Doctor:
                 label, "fail", f"max.message.bytes={limit}, but bodies of {body_bytes_max} bytes may need {need}",
                 f"Raise it, or lower body_bytes_max to {body_bytes_limit(limit)}; larger ones are answered 413.",
             )  # fmt: skip
+        kept_ms, archived_ms = int(info.settings.get("retention.ms", 0)), self.settings.archive.retention_days * _DAY_MS
+        if self.settings.store.url is not None and not 0 <= kept_ms <= archived_ms:  # -1: for ever
+            todo = "Raise KWB_ARCHIVE_RETENTION_DAYS, or lower the topic's retention.ms."
+            yield Check(label, "warn", f"retention.ms={kept_ms} is longer than the archive keeps events", todo)
         if info.settings.get("cleanup.policy", "delete") != "delete":
             policy = info.settings["cleanup.policy"]
             yield Check(label, "warn", f"cleanup.policy={policy} drops records by key", "Set it to delete.")

@@ -156,9 +156,13 @@ class Admin:
             raise self._failed("listing the topics", failure) from failure
         return sorted(name for name in found if not name.startswith("__"))
 
-    def topic_ids(self, names: Iterable[str]) -> dict[str, str]:
-        """Id of each topic that exists, as a UUID's text."""
-        return {name: info.topic_id for name, info in self._describe(names, operations=False).items()}
+    def topic_ids(self, names: Iterable[str], *, skip_denied: bool = False) -> dict[str, str]:
+        """Id of each topic that exists, as a UUID's text.
+
+        `skip_denied` leaves out, and logs, topics that the user may not see, so that they do not stop the others.
+        """
+        found = self._describe(names, operations=False, skip_denied=skip_denied)
+        return {name: info.topic_id for name, info in found.items()}
 
     def describe(self, names: Iterable[str]) -> dict[str, TopicInfo]:
         """Each topic that exists, with its settings where they may be read."""
@@ -259,7 +263,7 @@ class Admin:
         results = self._wait(f"finding a time in {name}", futures)
         return {place.partition: result.offset for place, result in zip(futures, results, strict=True)}
 
-    def _describe(self, names: Iterable[str], *, operations: bool) -> dict[str, TopicInfo]:
+    def _describe(self, names: Iterable[str], *, operations: bool, skip_denied: bool = False) -> dict[str, TopicInfo]:
         wanted = sorted(set(names))
         if not wanted:
             return {}
@@ -272,8 +276,12 @@ class Admin:
             try:
                 found[name] = _topic_info(future.result(max(0.05, deadline - time.monotonic())))
             except (ck.KafkaException, TimeoutError) as failure:
-                if code_of(failure) not in _MISSING:
-                    raise self._failed(f"describing the topic {name}", failure) from failure
+                if code_of(failure) in _MISSING:
+                    continue
+                error = self._failed(f"describing the topic {name}", failure)
+                if not skip_denied or code_of(failure) != ck.KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                    raise error from failure
+                self._log.warning("topic left out", topic=name, error=error.message, hint=error.hint)
         return found
 
     def _topic_settings(self, names: Iterable[str]) -> dict[str, dict[str, str]]:
