@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import signal
 import subprocess
@@ -10,10 +9,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import asyncpg
 import pytest
 
 from bridge import Serve, serving
+from databases import empty_database
 from kafka_webhook_bridge.stack import Kafka, Stack
 from kafka_webhook_bridge.stack.files import write_private
 from kafka_webhook_bridge.stack.kafka import tool
@@ -47,18 +46,8 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture
 def database(stack: Stack) -> Iterator[str]:
     """URL of an empty database that belongs to the bridge's role; gone after the test."""
-    name = f"test_{secrets.token_hex(6)}"
-
-    async def run(sql: str) -> None:
-        connection = await asyncpg.connect(stack.postgres.admin_url)
-        try:
-            await connection.execute(sql)
-        finally:
-            await connection.close()
-
-    asyncio.run(run(f"CREATE DATABASE {name} OWNER kwb"))
-    yield stack.postgres.url.rpartition("/")[0] + f"/{name}"
-    asyncio.run(run(f"DROP DATABASE {name} WITH (FORCE)"))
+    with empty_database(stack.postgres) as url:
+        yield url
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import secrets
@@ -14,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import confluent_kafka as ck
 import pytest
 
+from databases import empty_database
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.stack import Bridge, Stack
 
@@ -34,18 +33,8 @@ sources:
 @pytest.fixture(scope="module")
 def own_database(stack: Stack) -> Iterator[str]:
     """As `database`, for all tests of this file: what others left behind is not this bridge's business."""
-    name = f"test_{secrets.token_hex(6)}"
-
-    async def run(sql: str) -> None:
-        connection = await asyncpg.connect(stack.postgres.admin_url)
-        try:
-            await connection.execute(sql)
-        finally:
-            await connection.close()
-
-    asyncio.run(run(f"CREATE DATABASE {name} OWNER kwb"))
-    yield stack.postgres.url.rpartition("/")[0] + f"/{name}"
-    asyncio.run(run(f"DROP DATABASE {name} WITH (FORCE)"))
+    with empty_database(stack.postgres) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

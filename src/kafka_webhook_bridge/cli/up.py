@@ -19,7 +19,7 @@ from kafka_webhook_bridge.settings import environment
 if TYPE_CHECKING:
     from kafka_webhook_bridge.settings import Settings
     from kafka_webhook_bridge.stack import Bridge, Stack
-    from kafka_webhook_bridge.stack.keeper import Server
+    from kafka_webhook_bridge.stack.server import Server
 
 CONSUMER = "consumer"
 _LOOK_EVERY_S = 0.1

@@ -17,6 +17,7 @@ from kafka_webhook_bridge.settings import load_settings
 from kafka_webhook_bridge.stack.files import make_folder
 from kafka_webhook_bridge.stack.ports import check_free, free_ports
 from kafka_webhook_bridge.stack.process import Process, end_leftover
+from kafka_webhook_bridge.stack.server import Server
 
 START_TIMEOUT_S = 30.0
 _STOP_MARGIN_S = 5.0
@@ -24,7 +25,7 @@ _DEGRADED_WAIT_S = 3.0
 _ANYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - the address to dial, not to bind
 
 
-class Bridge:
+class Bridge(Server):
     """One supervisor with its workers. The environment that it runs in is its whole configuration."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
@@ -61,23 +62,6 @@ class Bridge:
     @property
     def management_url(self) -> str:
         return f"http://{_bracketed(self.management_host)}:{self.management_port}"
-
-    @property
-    def name(self) -> str:
-        return self._process.name
-
-    @property
-    def alive(self) -> bool:
-        return self._process.alive
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    def start(self) -> None:
-        """Start, and wait until an event can be made durable."""
-        self.launch()
-        self.wait_ready()
 
     def launch(self) -> None:
         """As `start`, without the wait."""
@@ -139,18 +123,6 @@ class Bridge:
             connection.request("GET", "/health/ready")
             return str(json.loads(connection.getresponse().read()).get("status"))
         return ""
-
-    def stop(self, timeout_s: float | None = None) -> None:
-        """Drain and end; by force when that takes longer than the bridge's own limit."""
-        self._process.stop(timeout_s)
-
-    def kill(self) -> None:
-        """SIGKILL to the supervisor; its workers notice and end."""
-        self._process.kill()
-
-    def trim_log(self) -> None:
-        """Bound the log."""
-        self._process.trim_log()
 
     def failure(self) -> StackError:
         """Why it is not running: what it said last, or how it ended."""

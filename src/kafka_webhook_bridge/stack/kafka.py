@@ -30,6 +30,7 @@ from kafka_webhook_bridge.stack.files import check_room, make_folder, secrets_of
 from kafka_webhook_bridge.stack.jars import KAFKA_VERSION, JarSet, jars
 from kafka_webhook_bridge.stack.ports import LOOPBACK, check_free, free_ports
 from kafka_webhook_bridge.stack.process import CLEAN_ENVIRONMENT, Process, end_leftover
+from kafka_webhook_bridge.stack.server import Server
 
 USER = "bridge"
 START_TIMEOUT_S = 90.0
@@ -106,7 +107,7 @@ class KafkaPorts:
     proxy: int = 0
 
 
-class Kafka:
+class Kafka(Server):
     """One broker on one folder. `start`, `stop` and `kill` may follow each other in any order; the data stays."""
 
     def __init__(
@@ -175,23 +176,6 @@ class Kafka:
             bootstrap_servers=self.bootstrap, username=self.username, password=SecretStr(self.password)
         )
 
-    @property
-    def name(self) -> str:
-        return self._process.name
-
-    @property
-    def alive(self) -> bool:
-        return self._process.alive
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    def start(self) -> None:
-        """Fetch and format where missing, start, and wait until a logged-in client is answered."""
-        self.launch()
-        self.wait_ready()
-
     def launch(self) -> None:
         """As `start`, without the wait."""
         make_folder(self.folder)
@@ -221,18 +205,6 @@ class Kafka:
             if not self.alive:
                 raise self.failure()
             raise StackError(f"Kafka was not ready after {timeout_s:.0f} s.", hint=f"Its log: {self.log}")
-
-    def stop(self, timeout_s: float | None = None) -> None:
-        """Controlled shutdown; by force after `timeout_s`."""
-        self._process.stop(timeout_s)
-
-    def trim_log(self) -> None:
-        """Bound the log of the JVM itself; Kafka rolls its own."""
-        self._process.trim_log()
-
-    def kill(self) -> None:
-        """As a power cut would end it. The node serves again some 6 s after the next start: the old session expires."""
-        self._process.kill()
 
     def failure(self) -> StackError:
         """Why it is not running, in a sentence."""

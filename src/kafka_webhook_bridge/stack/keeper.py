@@ -11,28 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from kafka_webhook_bridge.errors import StackError
+from kafka_webhook_bridge.stack.server import Server
 
 RESTART_FIRST_S = 0.5
 RESTART_MAX_S = 30.0
 _STEADY_S = 60.0
 _LATE_START_S = 5.0
-
-
-class Server(Protocol):
-    """What Kafka, Postgres and Bridge have in common."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def alive(self) -> bool: ...
-    def start(self) -> None: ...
-    def stop(self, timeout_s: float | None = None) -> None: ...
-    def kill(self) -> None: ...
-    def failure(self) -> StackError: ...
-    def trim_log(self) -> None: ...
 
 
 @dataclass

@@ -26,6 +26,7 @@ from kafka_webhook_bridge.errors import StackError
 from kafka_webhook_bridge.stack.files import check_room, make_folder, secrets_of, write_private
 from kafka_webhook_bridge.stack.ports import LOOPBACK, check_free, free_ports
 from kafka_webhook_bridge.stack.process import CLEAN_ENVIRONMENT, Process, end_leftover, open_log
+from kafka_webhook_bridge.stack.server import Server
 
 POSTGRES_MAJOR = "18"
 DATABASE = USER = "kwb"
@@ -40,7 +41,7 @@ _ORPHANS_WAIT_S = 10.0
 _FAULT = re.compile(r"(?:FATAL|PANIC):\s+(.+)")
 
 
-class Postgres:
+class Postgres(Server):
     """One server on one data folder. `start`, `stop` and `kill` may follow each other in any order; the data stays."""
 
     def __init__(
@@ -78,23 +79,6 @@ class Postgres:
     def admin_url(self) -> str:
         """URL of the super user, for tests that make databases. Never printed, never given to the bridge."""
         return f"postgresql://{SUPERUSER}:{self._secrets[SUPERUSER]}@{LOOPBACK}:{self.port}/postgres"
-
-    @property
-    def name(self) -> str:
-        return self._process.name
-
-    @property
-    def alive(self) -> bool:
-        return self._process.alive
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    def start(self) -> None:
-        """Make the data folder where missing, start, and wait until the server takes connections."""
-        self.launch()
-        self.wait_ready()
 
     def launch(self) -> None:
         """As `start`, without the wait."""
@@ -134,18 +118,6 @@ class Postgres:
                 raise self.failure()
             time.sleep(0.02)
         raise StackError(f"PostgreSQL was not ready after {timeout_s:.0f} s.", hint=f"Its log: {self.log}")
-
-    def stop(self, timeout_s: float | None = None) -> None:
-        """Clean end (fast shutdown): open transactions are rolled back, everything is written."""
-        self._process.stop(timeout_s)
-
-    def trim_log(self) -> None:
-        """Bound the log."""
-        self._process.trim_log()
-
-    def kill(self) -> None:
-        """As a power cut would end it."""
-        self._process.kill()
 
     def failure(self) -> StackError:
         """Why it is not running, in a sentence."""

@@ -1,0 +1,29 @@
+"""Databases of a test's own on the session's PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+
+from kafka_webhook_bridge.stack import Postgres
+
+
+@contextmanager
+def empty_database(postgres: Postgres) -> Iterator[str]:
+    """URL of an empty database that belongs to the bridge's role; gone afterwards."""
+    name = f"test_{secrets.token_hex(6)}"
+
+    async def run(sql: str) -> None:
+        connection = await asyncpg.connect(postgres.admin_url)
+        try:
+            await connection.execute(sql)
+        finally:
+            await connection.close()
+
+    asyncio.run(run(f"CREATE DATABASE {name} OWNER kwb"))
+    yield postgres.url.rpartition("/")[0] + f"/{name}"
+    asyncio.run(run(f"DROP DATABASE {name} WITH (FORCE)"))
