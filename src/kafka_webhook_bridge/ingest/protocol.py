@@ -55,6 +55,11 @@ def _kind(name: bytes) -> int:
     return kind
 
 
+def _bytes_of(headers: list[tuple[bytes, bytes]]) -> int:
+    """What the lines took on the wire: name, colon, space, value, line end."""
+    return sum(len(name) + len(value) + 4 for name, value in headers)
+
+
 class _Stop(Exception):
     """Ends the parsing of the bytes at hand; the connection's `fatal` says why."""
 
@@ -79,8 +84,8 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_announced", "_body_max", "_chunked", "_chunks", "_coded", "_continue", "_head_bytes", "_header_count",
         "_headers", "_keep_alive", "_parser", "_parts", "_peer", "_queue", "_reading", "_refusal", "_route", "_size",
-        "_target", "_transport", "_wire_bytes", "_writable", "current", "deadline", "edge", "fatal", "pending", "phase",
-        "sender",
+        "_small", "_target", "_transport", "_wire_bytes", "_writable", "current", "deadline", "edge", "fatal",
+        "pending", "phase", "sender",
     )  # fmt: skip
 
     def __init__(self, edge: Edge) -> None:
@@ -165,6 +170,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.phase == LINGER or self.fatal is not None or not self._keep_alive:
             return
+        # A head that begins and ends in one small read is within its bytes; counting them line by line costs a lot.
+        self._small = self.phase != HEAD and len(data) <= self.edge.header_bytes_max
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -230,9 +237,7 @@ class Connection(asyncio.Protocol):
         size: int | None = None
         coding = login = encoding = expect = None
         forwarded: list[bytes] = []
-        bulk = len(target)
         for name, value in headers:
-            bulk += len(name) + len(value) + 4
             kind = _spellings.get(name)
             if kind is None:
                 kind = _kind(name)
@@ -254,7 +259,7 @@ class Connection(asyncio.Protocol):
                 forwarded.append(value)
         if len(target) > edge.url_bytes_max:
             self._stop(errors.URL_TOO_LONG)
-        if len(headers) > edge.header_lines_max or bulk - len(target) > edge.header_bytes_max:
+        if len(headers) > edge.header_lines_max or not (self._small or _bytes_of(headers) <= edge.header_bytes_max):
             self._stop(errors.HEADERS_TOO_LARGE)
         version = self._parser.get_http_version()
         if version not in {"1.1", "1.0"}:
@@ -311,8 +316,7 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         headers = self._headers
         if len(headers) != self._header_count:  # trailers: bounded with the headers, then dropped (RFC 9110 6.5.1)
-            bulk = sum(len(name) + len(value) + 4 for name, value in headers)
-            if len(headers) > self.edge.header_lines_max or bulk > self.edge.header_bytes_max:
+            if len(headers) > self.edge.header_lines_max or _bytes_of(headers) > self.edge.header_bytes_max:
                 self._stop(errors.HEADERS_TOO_LARGE)
             del headers[self._header_count :]
         chunks = self._chunks
