@@ -181,7 +181,7 @@ def metrics_page() -> str:
     lines = _head(
         "Metrics",
         "`GET /metrics` on the management port gives all processes of one bridge as one sum; totals survive the death "
-        "of a worker.",
+        "of a worker. A series with labels appears when it is first counted.",
         "Accounting: `received` = `acked` + `suppressed` + `filtered` + `handshakes` + `rejected` + `refused` + "
         "`aborted`, as soon as nothing is in flight. Events are counted apart, by `kwb_events_total`.",
     )

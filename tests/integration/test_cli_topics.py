@@ -53,7 +53,8 @@ def test_show(stack: Stack, topic: str) -> None:
 
 def test_a_missing_topic_is_a_found_problem(stack: Stack, topic: str) -> None:
     done = kwb(stack, "topics", "show", topic)
-    assert (done.returncode, done.stdout) == (1, f"There is no topic {topic}.\n")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: There is no topic {topic}.\nhint: ")
 
 
 def test_it_works_without_postgresql(stack: Stack, topic: str) -> None:

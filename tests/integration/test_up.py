@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import stat
 import tempfile
@@ -212,3 +213,15 @@ def test_a_server_that_is_killed_is_told_and_comes_back(running: RunningUp, part
 
     eventually(both, "both records")
     consumer.close()
+
+
+def test_rule_11_a_file_says_who_sends_and_the_other_terminal_knows_it(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="kwb-up-") as name:
+        Path(name).chmod(0o711)
+        (tmp_path / "bridge.yaml").write_text("sources: {shop: {topic: shop.orders}}\n")
+        with up(Path(name) / "stack", KWB_CONFIG=str(tmp_path / "bridge.yaml")) as it:
+            assert it.accepted("/shop")["topic"] == "shop.orders"
+            assert it.post("/somebody-else")[0] == 404
+            env = it.env()
+            assert env["KWB_CONFIG"] == str(tmp_path / "bridge.yaml")
+            assert shutil.which("kwb", path=env["PATH"])

@@ -205,11 +205,9 @@ def test_right_sources_do_not_excuse_wrong_settings() -> None:
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"sources: {a: {topic: \xff}}")
-    assert problems(str(tmp_path / "no.yaml")) == [
-        f"KWB_CONFIG: cannot read {tmp_path / 'no.yaml'}: No such file or directory"
-    ]
+    assert problems(str(tmp_path / "no.yaml")) == [f"{tmp_path / 'no.yaml'}: cannot be read: No such file or directory"]
     assert "Is a directory" in problems(str(tmp_path))[0]
-    assert "latin.yaml is not UTF-8 text" in problems(str(tmp_path / "latin.yaml"))[0]
+    assert "latin.yaml: is not UTF-8 text" in problems(str(tmp_path / "latin.yaml"))[0]
 
 
 def test_text_with_a_byte_order_mark_and_windows_lines(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import base64
 import dataclasses
 import json as jsonlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
@@ -55,8 +55,10 @@ class Output:
         if not self.json:
             self._people(error=True).print(_text(text, style), soft_wrap=True)
 
-    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "") -> None:
-        """A table for people; None is shown as a dash."""
+    def table(
+        self, columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", whole: Collection[str] = ()
+    ) -> None:
+        """A table for people; None is shown as a dash. The columns `whole` are never folded."""
         if self.json:
             return
         from rich import box
@@ -64,7 +66,7 @@ class Output:
 
         table = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
         for column in columns:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, overflow="fold", no_wrap=column in whole)
         for row in rows:
             table.add_row(*(_text("–" if cell is None else str(cell)) for cell in row))
         self._people(error=False).print(table)

@@ -53,12 +53,11 @@ def list_sources(out: Output) -> None:
     out.data({"sources": found, "open_rule": rule})
     if found:
         out.table(
-            ("source", "topic", "authentication", "format", "key", "body max", "address"),
-            [
-                (f["name"], f["topic"], _login(f), f["format"], f["key"], _size(f["body_bytes_max"]), f["url"])
-                for f in found
-            ],
+            ("source", "topic", "login", "format", "key", "body max"),
+            [(f["name"], f["topic"], _login(f), f["format"], f["key"], _size(f["body_bytes_max"])) for f in found],
+            whole=("source", "format", "body max"),
         )
+        out.say(f"They send to {table.public_url or _address(settings)}/SOURCE; see `kwb sources show SOURCE`.")
     out.say(_rule_words(rule))
 
 
@@ -78,7 +77,7 @@ def show_source(name: str, out: Output) -> None:
     out.data(facts)
     out.say(f"{name}  {facts['url']}", "bold")
     if source.open:
-        out.say("by the open rule; its topic is made at the first webhook")
+        out.say("by the open rule; its topic is made at the first webhook, if it is not there")
     limit = facts["rate_limit_per_second"]
     compressed = "kept as they are" if facts["content_encoding"] == "opaque" else "refused with 415"
     out.table(

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
+from kafka_webhook_bridge.cli.output import Json, Output
+from kafka_webhook_bridge.errors import KafkaError
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.settings import Settings
@@ -82,9 +83,10 @@ def show_topic(name: str, out: Output) -> None:
     admin = Admin(settings.kafka, timeout_s=5)
     info = admin.describe([name]).get(name)
     if info is None:
-        out.data(None)
-        out.say(f"There is no topic {name}.")
-        raise typer.Exit(FOUND_PROBLEM)
+        raise KafkaError(
+            f"There is no topic {name}.",
+            hint="The first webhook of a source makes its topic; `kwb topics` lists what there is.",
+        )
     offsets = admin.offsets([name]).get(name, {})
     wanted = admin.wanted_settings(info.replicas, record_bytes_limit(settings.ingest.body_bytes_max))
     differences = info.differences(wanted)
@@ -106,7 +108,8 @@ def show_topic(name: str, out: Output) -> None:
     )
     out.say(f"{name}  {info.topic_id}", "bold")
     out.say(f"an acknowledged record is {info.durability}")
-    out.say(f"made by {_words({'made_by': made_by})}, {info.replicas} replicas, {info.under_replicated} not in sync")
+    replicas = f"{info.replicas} replica{'s'[: info.replicas > 1]}, {info.under_replicated} partitions not in sync"
+    out.say(f"made by {_words({'made_by': made_by})}, {replicas}")
     out.table(("partition", "start", "end", "records"), [(p, s, e, e - s) for p, (s, e) in sorted(offsets.items())])
     if differences:
         out.table(("setting", "here", "as the bridge makes it"), differences)

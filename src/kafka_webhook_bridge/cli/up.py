@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kafka_webhook_bridge.cli.output import OK, Json, Output
-from kafka_webhook_bridge.settings import environment
+from kafka_webhook_bridge.settings import environment, is_inline
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.settings import Settings
@@ -173,6 +173,9 @@ class Up:
     def _environment(self, credentials: dict[str, str]) -> dict[str, str]:
         """What makes this bridge, for `kwb serve` and for `.kwb/env`; its servers come from Stack.environ."""
         ingest, management = self._settings.ingest, self._settings.management
+        config, open_rule = self._settings.bridge.config, self._settings.bridge.open_rule
+        if config.strip() and not is_inline(config):
+            config = str(Path(config).absolute())  # the other terminal may be elsewhere
         return {
             "WEBHOOK_USERNAME": credentials["webhook_username"],
             "WEBHOOK_PASSWORD": credentials["webhook_password"],
@@ -181,8 +184,9 @@ class Up:
             "KWB_INGEST_WORKERS": str(ingest.workers),
             "KWB_MANAGEMENT_HOST": management.host,
             "KWB_MANAGEMENT_PORT": str(management.port),
-            # The broker is ours alone, so any source name may make its topic (rules.md 11).
-            "KWB_BRIDGE_OPEN_RULE": "false" if self._settings.bridge.open_rule is False else "true",
+            # The broker is ours alone, so any source name may make its topic (rules.md 11); a file says who sends.
+            "KWB_BRIDGE_OPEN_RULE": str(not config if open_rule is None else open_rule).lower(),
+            **({"KWB_CONFIG": config} if config else {}),
         }
 
     def _warn_of_replaced(self, servers: dict[str, str]) -> None:
@@ -200,6 +204,7 @@ class Up:
             "CONSUMER_PASSWORD": credentials[CONSUMER],
         }
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in own.items()]
+        lines.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"  # kwb\n')
         write_private(self._folder / "env", _ENV_HEAD + "".join(lines))
         login = "security.protocol=SASL_PLAINTEXT\n"
         write_private(

@@ -54,7 +54,10 @@ def client_config(settings: KafkaSettings, **extra: Any) -> dict[str, Any]:
     if protocol.endswith("SSL") and settings.ssl_ca:
         problems += _ca_problems(settings.ssl_ca)
     if problems:
-        raise ConfigError(problems, hint="`make up` gives both; for another cluster see docs/reference/settings.md.")
+        raise ConfigError(
+            problems,
+            hint="With `make up`: `. .kwb/env` in this terminal. Another cluster: docs/howto/existing-cluster.md.",
+        )
     config: dict[str, Any] = {
         "bootstrap.servers": settings.bootstrap_servers,
         "security.protocol": protocol,

@@ -53,9 +53,9 @@ def _load(settings: Settings, environ: Mapping[str, str] | None) -> tuple[Source
     try:
         name, text = read_configuration(settings.bridge.config)
     except OSError as error:
-        return None, [Problem("KWB_CONFIG", f"cannot read {settings.bridge.config}: {error.strerror}")]
+        return None, [Problem(settings.bridge.config, f"cannot be read: {error.strerror}")]
     except ValueError as error:
-        return None, [Problem("KWB_CONFIG", f"{settings.bridge.config} is not UTF-8 text: {error}")]
+        return None, [Problem(settings.bridge.config, f"is not UTF-8 text: {error}")]
     document = parse_document(name, text, partial(expand_environment, environ=environ))
     builder = _Builder(settings, document)
     table = None if document.problems and document.data is None else builder.build()
