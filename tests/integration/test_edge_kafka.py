@@ -216,3 +216,30 @@ def test_rule_17_the_accounts_balance_after_a_mixed_storm(bridge: Serve) -> None
     eventually(lambda: bridge.total("kwb_connections") == 0, "all have gone")
     eventually(settled, "received = acked + rejected + refused + aborted")
     assert bridge.total("kwb_in_flight_bytes") == 0
+
+
+def test_a_new_topic_under_load_keeps_what_was_acknowledged(
+    stack: Stack, folder: Path, database: str, topic: str
+) -> None:
+    """Its leaders come up while records wait for them; an early batch may be overtaken by a later one."""
+    topics = [f"{topic}-{n}" for n in range(15)]
+    environ = {
+        "DATABASE_URL": database,
+        "KWB_BRIDGE_OPEN_RULE": "true",
+        "WEBHOOK_USERNAME": "u",
+        "WEBHOOK_PASSWORD": "p",
+    }
+    with serving(stack, folder, **environ) as server:
+        for name in topics:
+            clients = [server.open() for _ in range(40)]
+            for client in clients:
+                client.send(request(f"/{name}", os.urandom(600), login="Authorization: Basic dTpw"))
+            for client in clients[:10]:
+                client.send(request(f"/{name}", os.urandom(600), login="Authorization: Basic dTpw"))
+            found = [client.answer() for client in (*clients, *clients[:10])]
+            for client in clients:
+                client.socket.close()
+            acked = {answer.json["event_id"] for answer in found if answer.status == 200}
+            assert acked  # or nothing is proved
+            records = consume(stack.kafka, name, len(acked))
+            assert acked <= {dict(record.headers)["ce_id"].decode() for record in records}

@@ -103,6 +103,20 @@ def test_rule_31_a_killed_worker_comes_back_with_its_socket_and_its_totals(stack
         assert server.total("kwb_worker_restarts_total", role="ingest") == 1
 
 
+def test_a_worker_that_hangs_is_replaced_and_what_waits_for_it_is_answered(stack: Stack, folder: Path) -> None:
+    with serving(stack, folder, config=CONFIG) as server:
+        server.expect_faults = True
+        eventually(lambda: server.ask(request("/s", b"x")).status == 200, "served")
+        (first,) = server.children()
+        os.kill(first, signal.SIGSTOP)
+        with server.open() as client:
+            client.send(request("/s", b"waiting"))
+            eventually(lambda: server.health(server.management_port)[0] == 503, "told by health")
+            assert client.answer().status == 200
+        assert server.children() != [first]
+        assert server.said("child hangs")
+
+
 def test_rule_23_a_worker_that_alone_is_told_to_end_is_replaced_on_the_same_port(stack: Stack, folder: Path) -> None:
     with serving(stack, folder, config=CONFIG) as server:
         server.expect_faults = True

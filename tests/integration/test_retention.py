@@ -9,17 +9,28 @@ import pytest
 from archive_world import DEADLINE_S, NOW_MS, World, run, until
 
 from kafka_webhook_bridge.archive.retention import Retention
-from kafka_webhook_bridge.store import Store, ids, migrate
+from kafka_webhook_bridge.store import Store, ids, migrate, partitions
 from kafka_webhook_bridge.store import archive as store_archive
 from kafka_webhook_bridge.store.coordination import Lease
 
 pytestmark = pytest.mark.integration
 
 
-def test_rule_18_partitions_ahead_and_the_old_ones_dropped(world: World) -> None:
+def both_clocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The time in ms that PostgreSQL tells retention, and that the test gives it as its own."""
+    clock = [NOW_MS]
+
+    async def server_time_ms(_: Store) -> int:
+        return clock[0]
+
+    monkeypatch.setattr(partitions, "server_time_ms", server_time_ms)
+    return clock
+
+
+def test_rule_18_partitions_ahead_and_the_old_ones_dropped(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     day, retention_days = ids.DAY_MS, world.settings.archive.retention_days
 
-    async def partitions() -> set[str]:
+    async def names() -> set[str]:
         rows = await world.fetch("SELECT relname FROM pg_class WHERE relname ~ '^events_2.......$'")
         return {row[0] for row in rows}
 
@@ -38,11 +49,11 @@ def test_rule_18_partitions_ahead_and_the_old_ones_dropped(world: World) -> None
         async with world.archiving():
             await world.archived()
         assert set((await places()).values()) == {"events_default"}
-        clock = [NOW_MS]
+        clock = both_clocks(monkeypatch)
         async with Store(world.settings.store) as store:
             retention = Retention(world.settings, store, clock=lambda: clock[0])
             assert await retention.tidy()
-            made = await partitions()
+            made = await names()
             assert {name(NOW_MS + n * day) for n in range(-7, 8)} <= made
             assert await places() == {
                 early.event_id: name(NOW_MS - 30 * day),
@@ -54,11 +65,24 @@ def test_rule_18_partitions_ahead_and_the_old_ones_dropped(world: World) -> None
             assert (await places())[wrong_clock.event_id] == name(NOW_MS + 40 * day)
             clock[0] += (retention_days - 40) * day  # the last moment of today is not old enough
             assert await retention.tidy()
-            assert name(NOW_MS) in await partitions()
+            assert name(NOW_MS) in await names()
             clock[0] += day
             assert await retention.tidy()
-            assert name(NOW_MS) not in await partitions()
+            assert name(NOW_MS) not in await names()
             assert list(await places()) == [wrong_clock.event_id]
+
+    run(test())
+
+
+def test_a_clock_that_jumped_ahead_drops_nothing(world: World) -> None:
+    async def test() -> None:
+        async with Store(world.settings.store) as store:
+            await migrate(store)
+            retention = Retention(world.settings, store)
+            assert await retention.tidy()
+            before = await partitions.existing(store)
+            assert await Retention(world.settings, store, clock=lambda: NOW_MS + 400 * ids.DAY_MS).tidy()
+            assert set(before) <= set(await partitions.existing(store))
 
     run(test())
 
@@ -77,11 +101,13 @@ def test_retention_is_the_work_of_one_worker(world: World) -> None:
     run(test())
 
 
-def test_retention_drops_under_a_reader_without_making_others_wait(world: World) -> None:
+def test_retention_drops_under_a_reader_without_making_others_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A drop waits for its lock a second at a time, and is tried again."""
 
     async def test() -> None:
-        clock = [NOW_MS]
+        clock = both_clocks(monkeypatch)
         async with Store(world.settings.store) as store:
             await migrate(store)
             retention = Retention(world.settings, store, clock=lambda: clock[0])

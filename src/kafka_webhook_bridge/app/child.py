@@ -56,6 +56,8 @@ class Database:
         self.store = Store(settings.store) if settings.store.url is not None else None
         self.migrated = asyncio.Event()
         self._reason: str | None = "DATABASE_URL is not set" if self.store is None else "not connected yet"
+        self._told = ""
+        self._log = logs.get_logger("store")
 
     def reason(self) -> str | None:
         return self._reason
@@ -74,9 +76,14 @@ class Database:
                 else:
                     await migrate(self.store)
                     self.migrated.set()
-                self._reason = None
+                if self._told:
+                    self._log.info("PostgreSQL is there again")
+                self._reason, self._told = None, ""
             except StoreError as error:
                 self._reason = error.message
+                if error.message != self._told:  # once a second it would tell nothing new
+                    self._told = error.message
+                    self._log.error("PostgreSQL cannot be used", error=error.message, hint=error.hint)
             await asyncio.sleep(_PING_S)
 
     async def close(self) -> None:

@@ -23,6 +23,8 @@ ChildRole = Literal["ingest", "worker"]
 
 _BACKLOG = 2048
 _BACK_OFF_S = (0.1, 5.0)
+_TURN_S = 1.0  # children report twice as often
+_SILENT_TURNS, _HUNG_TURNS, _FIRST_WORD_TURNS = 2, 5, 60
 _STEADY_S = 10.0  # a child that lived so long starts anew without delay
 _STOP_MARGIN_S = 12.0  # beyond the drain: the producers' last reports
 
@@ -177,28 +179,58 @@ class Supervisor:
         harness = child_environment(self._settings)
         if "KWB_HARNESS_FD" in harness:
             fds.append(int(harness["KWB_HARNESS_FD"]))
-        child.process = subprocess.Popen(  # noqa: ASYNC220
-            [sys.executable, "-m", "kafka_webhook_bridge.app.child", child.role, *arguments],
-            env=harness, pass_fds=fds, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        theirs.close()
+        try:
+            child.process = subprocess.Popen(  # noqa: ASYNC220
+                [sys.executable, "-m", "kafka_webhook_bridge.app.child", child.role, *arguments],
+                env=harness, pass_fds=fds, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+        except OSError as error:  # no process or memory left for the moment
+            self._log.error("child not started", child=child.name, error=str(error))
+            ours.close()
+            return 1
+        finally:
+            theirs.close()
         child.channel = await Channel.over(ours)
-        while (message := await child.channel.hear()) is not None:
-            child.parts = [health.Part(**part) for part in message.get("parts", [])]
+        await self._listen_to(child, child.channel)
         code = await asyncio.to_thread(child.process.wait)
         child.channel.close()
         child.channel = None
         return code
 
+    async def _listen_to(self, child: Child, channel: Channel) -> None:
+        """Until the child ends. One that is silent for too long answers nobody: it is ended, for another to start.
+
+        Silence is counted in turns, because after a pause of the whole machine one turn is over at once.
+        """
+        silent = 0
+        patience = _FIRST_WORD_TURNS
+        while True:
+            try:
+                async with asyncio.timeout(_TURN_S):
+                    message = await channel.hear()
+            except TimeoutError:
+                silent += 1
+                if silent == _SILENT_TURNS and patience == _HUNG_TURNS:
+                    child.parts = [health.Part(child.name, "unavailable", "does not answer", durable=True)]
+                if silent >= patience and child.process is not None:
+                    self._log.error("child hangs", child=child.name, silent_s=silent * _TURN_S)
+                    child.process.kill()
+                continue
+            if message is None:
+                return
+            silent, patience = 0, _HUNG_TURNS
+            child.parts = [health.Part(**part) for part in message.get("parts", [])]
+
     def _reload(self) -> None:
         try:
-            load_sources(load_settings())
+            sources = load_sources(load_settings())
         except ConfigError as error:
             self._log.error("configuration not reloaded; the old one stays", problems=[str(p) for p in error.problems])
             return
         for child in self._children:
             if child.process is not None and child.process.poll() is None and child.parts:
                 child.process.send_signal(signal.SIGHUP)
+        self._log.info("configuration passed on", hash=sources.hash)
 
     def _metrics(self) -> bytes:
         segments = [metrics.registry().segment, *(child.segment for child in self._children)]

@@ -17,6 +17,7 @@ from kafka_webhook_bridge.store import Store, ids, partitions
 from kafka_webhook_bridge.store.coordination import Lease
 
 _EVERY_S = 600.0
+_CLOCK_AHEAD_MS_MAX = 3_600_000  # one wrong clock must not empty the archive
 _BACK_OFF_S = (1.0, 60.0)
 _LEASE_S = 150.0  # longer than one statement may take
 
@@ -116,6 +117,10 @@ class Retention:
 
     async def _drop_old(self) -> None:
         oldest_ms = self._oldest_ms
+        ahead_ms = self._clock() - await partitions.server_time_ms(self._store)
+        if ahead_ms > _CLOCK_AHEAD_MS_MAX:
+            self._log.error("nothing dropped: this clock is far ahead of PostgreSQL's", ahead_ms=ahead_ms)
+            return
         for partition in await partitions.existing(self._store):
             if partition.high_ms <= oldest_ms:
                 await partitions.drop(self._store, partition)

@@ -239,17 +239,28 @@ class Edge:
         if len(incoming.body) <= route.off_loop_bytes:
             self._encoded(connection, incoming, route, make_record(request, route.source))
             return
-        task = self._loop.run_in_executor(self._pool, make_record, request, route.source)
-        task.add_done_callback(lambda done: self._encoded_off_loop(connection, incoming, route, done))
+        self._encode_off_loop(connection, incoming, route, request)
 
-    def _encoded_off_loop(
-        self, connection: Connection, incoming: Incoming, route: Route, done: asyncio.Future[Record]
-    ) -> None:
-        if done.cancelled() or done.exception() is not None:
-            self.log.error("fault in encoding", exc_info=None if done.cancelled() else done.exception())
-            connection.refuse(errors.INTERNAL)
-            return
-        self._encoded_later(connection, incoming, route, done.result())
+    def _encode_off_loop(self, connection: Connection, incoming: Incoming, route: Route, request: Request) -> None:
+        """In a thread. The deadline holds while the event waits for one; a sender that is gone waits no more."""
+
+        def encoded(done: asyncio.Future[Record]) -> None:
+            timer.cancel()
+            connection.work = None
+            if done.cancelled():
+                connection.refuse(errors.NOT_DURABLE, reason="deadline")
+            elif (error := done.exception()) is not None:
+                self.log.error("fault in encoding", exc_info=error)
+                connection.refuse(errors.INTERNAL)
+            else:
+                self._encoded_later(connection, incoming, route, done.result())
+
+        work = connection.work = self._loop.run_in_executor(self._pool, make_record, request, route.source)
+        timer = self._loop.call_later(self._left_s(incoming), work.cancel)
+        work.add_done_callback(encoded)
+
+    def _left_s(self, incoming: Incoming) -> float:
+        return max(0.0, incoming.last_byte + self.deliver.wait_s - self.clock())
 
     def _encoded_later(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
         """As `_encoded`, from a callback of the loop: there a fault would leave the sender without an answer."""
@@ -291,8 +302,7 @@ class Edge:
         def late() -> None:
             ready(errors.NOT_DURABLE)
 
-        left = incoming.last_byte + self.deliver.wait_s - self.clock()
-        timer = self._loop.call_later(max(0.0, left), late)
+        timer = self._loop.call_later(self._left_s(incoming), late)
         self.topics.ensure(route.source, ready)
 
     def _acked(self, pending: Pending) -> None:

@@ -19,7 +19,7 @@ from kafka_webhook_bridge import errors
 from kafka_webhook_bridge.errors import Refusal
 from kafka_webhook_bridge.event import Record
 from kafka_webhook_bridge.kafka.producer import NotTaken, Outcome, Producer, QueueFull
-from kafka_webhook_bridge.observability import metrics
+from kafka_webhook_bridge.observability import logs, metrics
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.ingest.accept import Route
@@ -71,6 +71,7 @@ class Deliver:
         self._late = registry.counter("kwb_kafka_late_acks_total")
         self._seconds = registry.histogram("kwb_kafka_delivery_seconds")
         self._registry = registry
+        self._log = logs.get_logger("ingest")
         self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
 
     def __len__(self) -> int:
@@ -103,30 +104,35 @@ class Deliver:
             del self._stragglers[pending]
 
     def finished(self, batch: list[Outcome]) -> None:
-        """Reports of the producer."""
+        """Reports of the producer. A fault with one does not take the others' answers."""
         acked, now = self._acked, self._clock()
         observe = self._seconds.observe
         for pending in batch:
             assert isinstance(pending, Pending)
-            error = pending.error
-            if error is None:
-                pending.route.events.add()
-                observe(now - pending.submitted)
-                if pending.answered:
-                    self._late.add()
-                    continue
-                self._forget(pending)
-                acked(pending)
-                continue
-            self._registry.counter("kwb_kafka_delivery_errors_total", error=error.name()).add()
+            try:
+                if pending.error is None:
+                    pending.route.events.add()
+                    observe(now - pending.submitted)
+                    if pending.answered:
+                        self._late.add()
+                        continue
+                    self._forget(pending)
+                    acked(pending)
+                else:
+                    self._not_acked(pending, pending.error.name())
+            except Exception:
+                self._log.exception("fault while a report was taken")
+
+    def _not_acked(self, pending: Pending, name: str) -> None:
+        self._registry.counter("kwb_kafka_delivery_errors_total", error=name).add()
+        if pending.topic_is_missing:
+            self._topic_missing(pending.route.source.topic)
+        if not pending.answered:
+            self._forget(pending)
+            refusal = errors.NOT_DURABLE if pending.unknown else errors.KAFKA_REFUSED
             if pending.topic_is_missing:
-                self._topic_missing(pending.route.source.topic)
-            if not pending.answered:
-                self._forget(pending)
-                refusal = errors.NOT_DURABLE if pending.unknown else errors.KAFKA_REFUSED
-                if pending.topic_is_missing:
-                    refusal = errors.TOPIC_BLOCKED
-                self._failed(pending, refusal, error.name())
+                refusal = errors.TOPIC_BLOCKED
+            self._failed(pending, refusal, name)
 
     def _sweep(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)  # first: a fault below ends nothing

@@ -25,6 +25,7 @@ from kafka_webhook_bridge.errors import Refusal
 from kafka_webhook_bridge.ingest import responses
 
 if TYPE_CHECKING:
+    from kafka_webhook_bridge.event import Record
     from kafka_webhook_bridge.ingest.accept import Edge, Route
 
 IDLE, HEAD, BODY, LINGER = range(4)
@@ -85,13 +86,14 @@ class Connection(asyncio.Protocol):
         "_announced", "_body_max", "_chunked", "_chunks", "_coded", "_continue", "_head_bytes", "_header_count",
         "_headers", "_keep_alive", "_parser", "_parts", "_peer", "_queue", "_reading", "_refusal", "_route", "_size",
         "_small", "_target", "_transport", "_wire_bytes", "_writable", "current", "deadline", "edge", "fatal",
-        "pending", "phase", "sender",
+        "pending", "phase", "sender", "work",
     )  # fmt: skip
 
     def __init__(self, edge: Edge) -> None:
         self.edge = edge
         self.phase = IDLE
         self.pending = False
+        self.work: asyncio.Future[Record] | None = None  # in a thread, for the request at hand
         self.fatal: Refusal | None = None
         self.deadline = math.inf
         self._queue: deque[Incoming] = deque()
@@ -135,6 +137,8 @@ class Connection(asyncio.Protocol):
             self.edge.release(len(self.current.body))
             self.pending = False
         self._queue.clear()
+        if self.work is not None:
+            self.work.cancel()  # else bodies of senders that are gone pile up before the threads
         self._transport = None
         self._parser = None  # type: ignore[assignment]  # ends the cycle; nobody calls a lost connection's parser
         self.deadline = math.inf

@@ -219,18 +219,26 @@ class Admin:
                 warnings.append(f"{refused}={settings.pop(refused)}: {said}")
 
     def _await_topic(self, name: str) -> TopicInfo:
-        """A new topic is known to all brokers a moment later."""
+        """A new topic is known to all brokers, and its partitions have leaders that answer, a moment later."""
         deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
         while True:
             found = self.describe([name])
-            if name in found and (found[name].settings or time.monotonic() > deadline):
+            late = time.monotonic() > deadline
+            if name in found and (late or (found[name].settings and self._is_led(name))):
                 return found[name]
-            if time.monotonic() > deadline:
+            if late:
                 raise KafkaError(
                     f"Kafka made the topic {name}, but does not show it after {_VISIBLE_TIMEOUT_S:.0f} s",
                     hint="Grant the bridge's user Describe on it.",
                 )
             time.sleep(0.05)
+
+    def _is_led(self, name: str) -> bool:
+        """Whether the leader of every partition answers: it alone knows the ends of the log."""
+        try:
+            return bool(self.offsets([name]).get(name))
+        except KafkaError:
+            return False
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic with all its records."""

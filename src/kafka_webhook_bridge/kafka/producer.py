@@ -31,7 +31,18 @@ _POLL_S = 0.2  # how soon a poll thread sees that it shall stop
 _PROBE_S = 1.0  # how often the cluster is asked whether it answers
 _BACK_OFF_MAX_S = 5.0
 _UNKNOWN_TOPIC = frozenset({ck.KafkaError.UNKNOWN_TOPIC_OR_PART, ck.KafkaError._UNKNOWN_TOPIC})
-_TIMED_OUT = frozenset({ck.KafkaError._MSG_TIMED_OUT, ck.KafkaError._PURGE_QUEUE, ck.KafkaError._PURGE_INFLIGHT})
+# librdkafka reports a success without an offset when it concludes from sequence numbers that an earlier try of a batch
+# was written ("already persisted"). On a partition whose first batch failed and whose second one was taken, as may
+# happen while its leader is new, that conclusion is wrong and the records are nowhere: such a success proves nothing.
+_NO_OFFSET = ck.KafkaError(ck.KafkaError._NO_OFFSET, "acknowledged without an offset")
+_UNKNOWN = frozenset(
+    {
+        ck.KafkaError._MSG_TIMED_OUT,
+        ck.KafkaError._PURGE_QUEUE,
+        ck.KafkaError._PURGE_INFLIGHT,
+        ck.KafkaError._NO_OFFSET,
+    }
+)
 
 
 class QueueFull(Exception):
@@ -45,16 +56,18 @@ class NotTaken(Exception):
 class Outcome:
     """What became of one record. Subclassed by whoever waits; `finished` of the batch runs on the loop.
 
-    `error` is None after the acknowledgement of all in-sync replicas, else Kafka's error; a record of a purged or
-    timed-out lane may be in the log all the same, so an error never means "not written".
+    `error` is None after the acknowledgement of all in-sync replicas with the record's offset, else Kafka's error; a
+    record of a purged or timed-out lane may be in the log all the same, so an error never means "not written".
     """
 
     __slots__ = ("error", "lane")
     error: ck.KafkaError | None
     lane: Lane
 
-    def reported(self, error: ck.KafkaError | None, _message: object) -> None:
+    def reported(self, error: ck.KafkaError | None, message: ck.Message) -> None:
         """Called by librdkafka in the lane's poll thread; a method, because it costs less than a closure."""
+        if error is None and message.offset() is None:
+            error = _NO_OFFSET
         self.error = error
         self.lane.batch.append(self)
 
@@ -65,7 +78,7 @@ class Outcome:
     @property
     def unknown(self) -> bool:
         """Whether nobody can tell that the record was not written."""
-        return self.error is not None and self.error.code() in _TIMED_OUT
+        return self.error is not None and self.error.code() in _UNKNOWN
 
 
 class Lane:

@@ -99,6 +99,12 @@ async def expire_default(store: Store, before_ms: int) -> int:
             return total
 
 
+async def server_time_ms(store: Store) -> int:
+    """PostgreSQL's clock in milliseconds since 1970."""
+    async with store.connection("reading PostgreSQL's clock", timeout_ms=_TIMEOUT_MS) as connection:
+        return int(await connection.fetchval(QUERIES["server_time_ms"]))
+
+
 async def default_times(store: Store, from_ms: int, to_ms: int) -> tuple[int, int] | None:
     """First and last time in ms of the events in the default partition within these times."""
     async with store.connection("reading the default partition", timeout_ms=_TIMEOUT_MS) as connection:

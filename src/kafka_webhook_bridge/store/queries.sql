@@ -147,6 +147,10 @@ SELECT event_id FROM events
 WHERE dedupe_key = $1 AND event_id > $2 AND duplicate_of = $2
 ORDER BY event_id LIMIT $3;
 
+-- name: server_time_ms
+-- The second clock that retention asks.
+SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
+
 -- name: partitions_all
 -- Partitions of events with their bounds as PostgreSQL writes them; the default one has none.
 SELECT c.oid::regclass::text AS name, pg_get_expr(c.relpartbound, c.oid) AS bounds
