@@ -34,6 +34,7 @@ _UNKNOWN_TOPIC = frozenset({ck.KafkaError.UNKNOWN_TOPIC_OR_PART, ck.KafkaError._
 # librdkafka reports a success without an offset when it concludes from sequence numbers that an earlier try of a batch
 # was written ("already persisted"). On a partition whose first batch failed and whose second one was taken, as may
 # happen while its leader is new, that conclusion is wrong and the records are nowhere: such a success proves nothing.
+# docs/decisions/success-without-offset.md
 _NO_OFFSET = ck.KafkaError(ck.KafkaError._NO_OFFSET, "acknowledged without an offset")
 _UNKNOWN = frozenset(
     {
