@@ -185,3 +185,27 @@ async def test_a_closed_store_says_so(store: Store) -> None:
     await store.close()
     with pytest.raises(StoreError, match="closed"):
         await store.ping()
+
+
+def test_a_cancellation_while_a_connection_is_given_back_is_not_lost(database: str) -> None:
+    """Else a background task that is told to end goes on, and whoever waits for its end waits for ever."""
+
+    async def run() -> None:
+        async with Store(store_settings(database)) as store:
+            with contextlib.ExitStack() as stack:
+                hangs = asyncio.Event()
+
+                async def work() -> None:
+                    async with store.connection("working", timeout_ms=60_000) as connection:
+                        stack.enter_context(stopped(await connection.fetchval("SELECT pg_backend_pid()")))
+                        hangs.set()  # from here on it is given back, which asks the backend
+
+                task = asyncio.create_task(work())
+                await hangs.wait()
+                await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            await store.ping()
+
+    asyncio.run(asyncio.wait_for(run(), GUARD_S))

@@ -123,10 +123,16 @@ async def _acquire(pool: asyncpg.Pool[asyncpg.Record]) -> Connection:
 
 
 async def _release(pool: asyncpg.Pool[asyncpg.Record], connection: Any) -> None:
+    """Give it back. A cancellation cuts it and goes on its way: whoever cancels waits for the end of the work."""
+    releasing = asyncio.ensure_future(pool.release(connection, timeout=_CLOSE_WAIT_S))
     try:
-        await pool.release(connection, timeout=_CLOSE_WAIT_S)
-    except (*FAILURES, asyncio.CancelledError):
+        await asyncio.shield(releasing)
+    except FAILURES:
         connection.terminate()
+    except asyncio.CancelledError:
+        connection.terminate()
+        releasing.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, so not logged
+        raise
 
 
 async def _prepare(connection: Connection) -> None:
