@@ -82,7 +82,7 @@ def test_a_rate_limit(bridge: Serve) -> None:
 
 
 @pytest.mark.parametrize("begun", [b"POST /open?", b"POST /open HTTP/1.1\r\nHost: x\r\nX: "])
-def test_headers_that_do_not_come_are_408(bridge: Serve, begun: bytes) -> None:
+def test_rule_34_headers_that_do_not_come_are_408_by_the_moved_clock(bridge: Serve, begun: bytes) -> None:
     before = bridge.total("kwb_slow_closed_total", phase="header")
     with bridge.open() as client:
         client.send(request("/health", method="GET", login="") + begun)
@@ -104,7 +104,7 @@ def test_headers_that_begin_behind_other_requests_have_their_deadline_too(bridge
         assert [a.status for a in answers(client.rest())] == [408]
 
 
-def test_a_dripped_body_is_408_and_its_bytes_are_released(bridge: Serve) -> None:
+def test_rule_34_a_dripped_body_is_408_by_the_moved_clock_and_its_bytes_are_released(bridge: Serve) -> None:
     with bridge.open() as client:
         client.send(request("/open", b"a", size=100))
         eventually(lambda: bridge.total("kwb_in_flight_bytes") == 1, "the byte is held")

@@ -57,7 +57,7 @@ def test_matches() -> None:
     assert not matches((), b"", b"")
 
 
-def test_every_credential_is_compared_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rule_35_every_credential_is_compared_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[bytes, bytes]] = []
 
     def spy(left: bytes, right: bytes) -> bool:

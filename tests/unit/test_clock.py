@@ -1,0 +1,30 @@
+"""The clock of a child: moved by a harness that started the process, and by nobody else."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import time
+
+import pytest
+
+from kafka_webhook_bridge.app.child import make_clock
+
+
+def test_rule_33_without_a_harness_the_clock_is_the_monotonic_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KWB_HARNESS_FD", raising=False)
+    assert make_clock() is time.monotonic
+
+
+def test_rule_33_a_harness_moves_it_by_a_page_that_it_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = os.memfd_create("clock")
+    try:
+        os.ftruncate(fd, mmap.PAGESIZE)
+        monkeypatch.setenv("KWB_HARNESS_FD", str(fd))
+        clock = make_clock()
+        os.pwrite(fd, struct.pack("d", 1e6), 0)
+        before = time.monotonic()
+        assert before + 1e6 <= clock() <= time.monotonic() + 1e6
+    finally:
+        os.close(fd)
