@@ -35,7 +35,7 @@ import results
 from kafka_webhook_bridge import formats
 from kafka_webhook_bridge.event import Event, Request
 from kafka_webhook_bridge.sources.source import Source, named
-from kafka_webhook_bridge.stack import Stack
+from kafka_webhook_bridge.stack import Postgres, Stack
 from processes import cpu_seconds, resident
 from topics import Cluster, Topics
 
@@ -49,6 +49,9 @@ HEADERS = (
     (b"X-Shop-Triggered", b"2026-01-01T00:00:00Z"),
     (b"X-Shop-Test", b"false"),
 )  # fmt: skip
+# As a server that holds an archive is run. With its own defaults (1 GB, 128 MB) PostgreSQL makes a checkpoint every few
+# seconds under this load, and writes every page of the JSON index in full after each.
+POSTGRES_OPTIONS = {"max_wal_size": "8GB", "shared_buffers": "1GB"}
 START_TIMEOUT_S = 60.0
 STALL_S = 60.0
 console = Console(stderr=True)
@@ -233,6 +236,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kwb-bench-", dir="/var/tmp") as folder:  # /tmp may be memory
         Path(folder).chmod(0o711)
         stack = Stack(Path(folder) / "stack")
+        stack.postgres = Postgres(stack.postgres.folder, options=POSTGRES_OPTIONS)
         console.print("starting Kafka and PostgreSQL")
         stack.start()
         try:
@@ -247,7 +251,13 @@ def main() -> None:
         {
             **results.commit(),
             "machine": machine,
-            "load": {"body_bytes": BODY_BYTES, "request_headers": len(HEADERS), "partitions": 6, "events": events},
+            "load": {
+                "body_bytes": BODY_BYTES,
+                "request_headers": len(HEADERS),
+                "partitions": 6,
+                "events": events,
+                "postgresql": POSTGRES_OPTIONS,
+            },
             "summary": {
                 case: results.spread([run["events_per_second"] for run in found]) for case, found in runs.items()
             },
