@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import socket
 import subprocess
@@ -16,6 +15,7 @@ from kafka_webhook_bridge.app.preflight import Role
 from kafka_webhook_bridge.console.management import Management
 from kafka_webhook_bridge.errors import ConfigError, UsageError
 from kafka_webhook_bridge.observability import health, logs, metrics
+from kafka_webhook_bridge.observability.background import pause
 from kafka_webhook_bridge.settings import IngestSettings, Settings, child_environment, load_settings
 from kafka_webhook_bridge.sources.config import load_sources
 
@@ -164,8 +164,7 @@ class Supervisor:
             restarts.add()
             wait_s = _BACK_OFF_S[0] if loop.time() - begun > _STEADY_S else min(wait_s * 2, _BACK_OFF_S[1])
             self._log.error("child died", child=child.name, status=code, restart_in_ms=round(wait_s * 1000))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), wait_s)
+            await pause(self._stopping, wait_s)
             if self._stopping.is_set():
                 return
 

@@ -26,6 +26,7 @@ from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import record_bytes_limit
 from kafka_webhook_bridge.kafka.consumer import Batch, Place, RecordReader
 from kafka_webhook_bridge.observability import logs, metrics
+from kafka_webhook_bridge.observability.background import pause
 from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.store import Store, archive
@@ -128,7 +129,7 @@ class Archiver:
 
     async def _work(self, stop: asyncio.Event) -> None:
         while self._migrated is not None and not self._migrated.is_set() and not stop.is_set():
-            await _sleep(stop, _BACK_OFF_S[0])
+            await pause(stop, _BACK_OFF_S[0])
         wait_s, leased = 0.0, False
         while not stop.is_set():
             batches = self._batches.value
@@ -144,7 +145,7 @@ class Archiver:
                 self._failed(error)
                 progress = self._batches.value > batches
                 wait_s = _BACK_OFF_S[0] if progress else min(max(2 * wait_s, _BACK_OFF_S[0]), _BACK_OFF_S[1])
-            await _sleep(stop, wait_s)
+            await pause(stop, wait_s)
         if leased:
             with contextlib.suppress(StoreError):
                 await self._lease.release()
@@ -380,9 +381,3 @@ def _read(
     made = maker.make_all(read.records, ids)
     read.records = []
     return read, made
-
-
-async def _sleep(stop: asyncio.Event, seconds: float) -> None:
-    """So long, or until `stop`."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from kafka_webhook_bridge.errors import StoreError
 from kafka_webhook_bridge.observability import logs
+from kafka_webhook_bridge.observability.background import pause
 from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.store import Store, ids, partitions
 from kafka_webhook_bridge.store.coordination import Lease
@@ -52,7 +53,7 @@ class Retention:
         wait_s = _BACK_OFF_S[0]
         while not stop.is_set():
             if self._migrated is not None and not self._migrated.is_set():
-                await _sleep(stop, 0.1)
+                await pause(stop, 0.1)
                 continue
             try:
                 done = await self._until(stop)
@@ -60,7 +61,7 @@ class Retention:
             except StoreError as error:
                 wait_s = min(2 * wait_s, _BACK_OFF_S[1])
                 self._log.warning("partitions not tidied", error=error.message, hint=error.hint)
-            await _sleep(stop, wait_s)
+            await pause(stop, wait_s)
 
     async def _until(self, stop: asyncio.Event) -> bool:
         """A turn that `stop` cuts: a transaction is undone, the rest is done next time."""
@@ -128,8 +129,3 @@ class Retention:
         deleted = await partitions.expire_default(self._store, oldest_ms)
         if deleted:
             self._log.info("events deleted from the default partition: too old", events=deleted)
-
-
-async def _sleep(stop: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)

@@ -6,6 +6,7 @@ A task that died unseen would leave a process that answers and is not what it cl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
@@ -52,3 +53,10 @@ class Background:
         self.let_end()
         for task in self._tasks:
             task.cancel()
+
+
+async def pause(stop: asyncio.Event, seconds: float) -> None:
+    """So long, or until `stop`. Not by wait_for: before Python 3.12 it may lose a cancellation."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
