@@ -240,7 +240,7 @@ ROOMS: dict[str, type] = {
 }
 
 # Read by the test harness alone, so unknown to the docs (rules.md 33).
-HARNESS_NAMES = frozenset({"KWB_HARNESS_FD"})
+HARNESS_NAMES = frozenset({"KWB_HARNESS_FD", "KWB_FAIL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +364,11 @@ def harness_fd() -> int | None:
     """Descriptor of the page by which a test harness moves the clock; None outside tests (rules.md 33)."""
     text = os.environ.get("KWB_HARNESS_FD")
     return int(text) if text else None
+
+
+def harness_failpoints() -> str:
+    """What a test harness wants to fail (observability/failpoints.py); empty outside tests (rules.md 33)."""
+    return os.environ.get("KWB_FAIL", "") if harness_fd() is not None else ""
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

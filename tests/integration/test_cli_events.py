@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from events_data import days_ago, event_id, fill, now_ms, row
 
-from kafka_webhook_bridge.store import ids
+from kafka_webhook_bridge import ids
 
 PAYLOADS = Path(__file__).parents[1] / "data" / "payloads"
 

@@ -15,13 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kafka_webhook_bridge import formats
-from kafka_webhook_bridge.archive import rows
-from kafka_webhook_bridge.archive.rows import RowMaker
+from kafka_webhook_bridge.archive.rows import make_all
 from kafka_webhook_bridge.event import Event, Request
+from kafka_webhook_bridge.formats import rows
+from kafka_webhook_bridge.formats.rows import INDEXED_CHARACTERS_MAX, EventRow, RowMaker
 from kafka_webhook_bridge.kafka.consumer import Batch, Place, Record, RecordReader
 from kafka_webhook_bridge.sources.source import Format, Source, named
-from kafka_webhook_bridge.store.events import INDEXED_CHARACTERS_MAX
-from kafka_webhook_bridge.store.rows import EventRow
 
 EVENT_ID = "019b7a1b-8e9f-7000-8000-000000000001"
 RECEIVED = datetime.fromtimestamp((uuid.UUID(EVENT_ID).int >> 80) / 1000, UTC)
@@ -55,8 +54,12 @@ def record(
     return Record("shop.events", 3, offset, made.key, value, headers + (more or []), None)
 
 
+def parts(found: Record) -> tuple[Any, ...]:
+    return found.key, found.value, found.headers, found.topic, TOPIC_ID, found.partition, found.offset
+
+
 def make(found: Record, *, index: bool = True) -> EventRow:
-    row = RowMaker(lambda _: index).make(found, TOPIC_ID)
+    row = RowMaker(lambda _: index).make(*parts(found))
     assert isinstance(row, EventRow)
     for text in row:  # what PostgreSQL refuses in any text
         if isinstance(text, str):
@@ -176,17 +179,17 @@ def test_rule_21_a_source_may_do_without_the_index() -> None:
 def test_a_reload_asks_again() -> None:
     answers = iter([False, True])
     maker = RowMaker(lambda _: next(answers))
-    first = maker.make(record(), TOPIC_ID), maker.make(record(), TOPIC_ID)
+    first = maker.make(*parts(record())), maker.make(*parts(record()))
     maker.forget()
-    assert [row.body_json for row in (*first, maker.make(record(), TOPIC_ID))] == [None, None, b"{}"]  # type: ignore[union-attr]
+    assert [row.body_json for row in (*first, maker.make(*parts(record())))] == [None, None, b"{}"]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     "event_id", ["", "x", EVENT_ID.upper(), EVENT_ID + " ", "00000000-0000-4000-8000-000000000000"]
 )
 def test_rule_20_a_record_that_is_not_ours_is_skipped(event_id: str) -> None:
-    assert RowMaker(lambda _: True).make(record(event_id=event_id), TOPIC_ID) == "not_ours"
-    assert RowMaker(lambda _: True).make(record(without="ce_id"), TOPIC_ID) == "not_ours"
+    assert RowMaker(lambda _: True).make(*parts(record(event_id=event_id))) == "not_ours"
+    assert RowMaker(lambda _: True).make(*parts(record(without="ce_id"))) == "not_ours"
 
 
 class OddMessage:
@@ -207,12 +210,12 @@ class OddMessage:
 def test_rule_20_a_record_that_the_client_cannot_read_is_skipped() -> None:
     batch = Batch()
     RecordReader._take(OddMessage(), batch)
-    made = RowMaker(lambda _: True).make_all(batch.records, {"t": TOPIC_ID})
+    made = make_all(RowMaker(lambda _: True), batch.records, {"t": TOPIC_ID})
     assert (made.rows, made.next_offsets, made.skipped) == ([], {Place("t", 0): 6}, {"not_ours": 1})
 
 
 def test_rule_15_a_replayed_record_makes_no_row() -> None:
-    assert RowMaker(lambda _: True).make(record(more=[("kwb_replay_id", b"r")]), TOPIC_ID) == "replay"
+    assert RowMaker(lambda _: True).make(*parts(record(more=[("kwb_replay_id", b"r")]))) == "replay"
 
 
 def test_a_mark_without_a_column_is_kept() -> None:
@@ -250,7 +253,7 @@ def test_any_record_with_an_id_is_a_row(
 def test_rule_18_of_one_event_in_a_batch_the_first_counts() -> None:
     other = EVENT_ID[:-1] + "2"
     records = [record(offset=4), record(offset=5), record(offset=6, event_id=other), record(offset=7, event_id="")]
-    made = RowMaker(lambda _: True).make_all(records, {"shop.events": TOPIC_ID})
+    made = make_all(RowMaker(lambda _: True), records, {"shop.events": TOPIC_ID})
     assert [(str(row.event_id), row.offset) for row in made.rows] == [(EVENT_ID, 4), (other, 6)]
     assert made.next_offsets == {Place("shop.events", 3): 8}
     assert made.skipped == {"not_ours": 1}

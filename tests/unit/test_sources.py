@@ -61,7 +61,7 @@ def test_the_example_means_what_it_says() -> None:
     assert describe(erp) == {
         "name": "erp", "topic": "erp", "methods": ["GET", "POST"], "body_bytes_max": 5 * 1024**2, "auth": "basic",
         "credentials": 1, "format": "raw", "key": "{json:order.id}", "content_encoding": "opaque",
-        "rate_limit_per_second": 12.5, "index_json": False,
+        "rate_limit_per_second": 12.5, "index_json": False, "ack": "any", "ordering": "none",
     }  # fmt: skip
     assert erp.allow == b"POST, GET"
     assert erp.needs_json
@@ -423,3 +423,18 @@ def test_every_word_of_the_schema_is_explained() -> None:
 def test_settings_without_a_file_are_enough() -> None:
     settings, found = load_configuration({**LOGIN, **DATABASE, "KWB_BRIDGE_OPEN_RULE": "true"})
     assert load_sources(settings).hash == found.hash
+
+
+def test_rule_6_strict_order_goes_by_way_of_postgresql() -> None:
+    url = {"DATABASE_URL": "postgresql://u:p@127.0.0.1/d"}
+    found = table("sources: {a: {auth: none, ordering: strict}, b: {auth: none}}", **url)
+    assert [(s.ack, s.strict) for s in found.all()] == [("store", True), ("any", False)]
+    (problem,) = problems("sources:\n  a: {auth: none, ordering: strict, ack: kafka}", **url)
+    assert "`ack` can only be `store`" in problem
+
+
+@pytest.mark.parametrize("word", ["ack: store", "ack: both", "ordering: strict"])
+def test_rule_5_what_only_postgresql_can_vouch_for_needs_it(word: str) -> None:
+    (problem,) = problems(f"sources:\n  a: {{auth: none, {word}}}")
+    assert "DATABASE_URL is not set" in problem
+    assert table(f"sources: {{a: {{auth: none, {word}}}}}", DATABASE_URL="postgresql://u:p@127.0.0.1/d")

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.errors import UsageError
-from kafka_webhook_bridge.store import ids, sql
+from kafka_webhook_bridge.store import sql
 from kafka_webhook_bridge.store.events import LIMIT_MAX, Search
 from kafka_webhook_bridge.store.partitions import Partition, missing
 

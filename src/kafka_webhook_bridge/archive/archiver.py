@@ -20,8 +20,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
-from kafka_webhook_bridge.archive.rows import Made, RowMaker
+from kafka_webhook_bridge.archive.rows import Made, make_all
 from kafka_webhook_bridge.errors import Fenced, KafkaError, StoreError
+from kafka_webhook_bridge.formats.rows import RowMaker
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import record_bytes_limit
 from kafka_webhook_bridge.kafka.consumer import Batch, Place, RecordReader
@@ -378,6 +379,6 @@ def _read(
     reader: RecordReader, maker: RowMaker, ids: dict[str, uuid.UUID], records_max: int, bytes_max: int, wait_ms: int
 ) -> tuple[Batch, Made]:
     read = reader.read(records_max, bytes_max, wait_ms / 1000)
-    made = maker.make_all(read.records, ids)
+    made = make_all(maker, read.records, ids)
     read.records = []
     return read, made

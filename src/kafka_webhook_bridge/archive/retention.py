@@ -10,11 +10,12 @@ import contextlib
 import time
 from collections.abc import Callable
 
+from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.errors import StoreError
 from kafka_webhook_bridge.observability import logs
 from kafka_webhook_bridge.observability.background import pause
 from kafka_webhook_bridge.settings import Settings
-from kafka_webhook_bridge.store import Store, ids, partitions
+from kafka_webhook_bridge.store import Store, partitions
 from kafka_webhook_bridge.store.coordination import Lease
 
 _EVERY_S = 600.0

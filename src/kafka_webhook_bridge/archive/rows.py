@@ -1,131 +1,14 @@
-"""A record of Kafka as a row of `events` (rules.md 18, 20, 25).
-
-    headers ──▶ the request, and what the bridge found            value ──formats.decode──▶ body ──check──▶ body_json
-
-Total: any record gives a row, or the reason why it has none. Text columns never hold what PostgreSQL refuses; where
-that made a header or the key differ from its bytes, the bytes are kept beside it. Millions of rows are made, so
-microseconds count.
-"""
+"""A batch of records out of Kafka as rows of `events`."""
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import json
-import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
-import orjson
-
-from kafka_webhook_bridge import formats
-from kafka_webhook_bridge.body import NOT_JSON, parse_json
-from kafka_webhook_bridge.formats.headers import FORMAT
+from kafka_webhook_bridge.formats.rows import EventRow, RowMaker, Skip
 from kafka_webhook_bridge.kafka.consumer import Place, Record
-from kafka_webhook_bridge.store import ids
-from kafka_webhook_bridge.store.events import INDEXED_CHARACTERS_MAX
-from kafka_webhook_bridge.store.rows import EventRow
-
-Skip = Literal["not_ours", "replay"]
-
-JSON_BYTES_MAX = 256 * 1024  # of a body that is indexed
-NUMBER_CHARACTERS_MAX = 400  # of a number in it, and the largest exponent: numeric has no bound of a double's kind
-
-NOT_PARSED = "not JSON in UTF-8, numbers of a double, at most 100 levels deep"
-TOO_LARGE = f"larger than {JSON_BYTES_MAX // 1024} KiB"
-HAS_NUL = "holds U+0000, which PostgreSQL cannot keep in text"
-NUMBER_TOO_LONG = "holds a number that is too long"
-
-_REQUEST_HEADER = "http_"
-_MARK = "kwb_"
-_NO_MARKS = frozenset(
-    {
-        "ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "content-type", "traceparent", FORMAT,
-        "kwb_source", "kwb_method", "kwb_path", "kwb_query", "kwb_dedupe_key", "kwb_verified", "kwb_covers_body",
-    }
-)  # fmt: skip
-_REPLAY = "kwb_replay_id"
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
-_NUL_ESCAPE = b"\\u0000"
-_NUL_IN_JSON = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")  # an odd number of backslashes
-# Perhaps: text may look alike. Beginning with a class of characters makes the search three times as fast.
-_LONG_NUMBER = re.compile(rb"[\s:,\[]-?[0-9](?:[0-9.]{39}|[0-9.]*[eE][+-]?[0-9]{3})")
-_NUMBER_FIRST = frozenset(b"-0123456789")
-
-_WORDS_MAX = 2048
-_WORD_BYTES_MAX = 256
-_new = tuple.__new__  # half a microsecond less than the constructor of a NamedTuple
-
-
-def text_of(data: bytes) -> str:
-    """The text that PostgreSQL takes: U+0000 and what is not UTF-8 become U+FFFD."""
-    text = data.decode("utf-8", "replace")
-    return text.replace("\0", _REPLACEMENT) if "\0" in text else text
-
-
-class _Words(dict[bytes, str]):
-    """Bytes → indexed text, for what takes few values. Senders may choose some, so it holds few, and starts anew."""
-
-    def __missing__(self, data: bytes) -> str:
-        text = text_of(data)[:INDEXED_CHARACTERS_MAX]
-        if len(data) <= _WORD_BYTES_MAX:
-            if len(self) >= _WORDS_MAX:
-                self.clear()
-            self[data] = text
-        return text
-
-
-def check_json(body: bytes) -> str | None:
-    """Why `body` cannot be a jsonb, or None."""
-    if len(body) > JSON_BYTES_MAX:
-        return TOO_LARGE
-    if parse_json(body) is NOT_JSON:
-        return NOT_PARSED
-    if _NUL_ESCAPE in body and _NUL_IN_JSON.search(body):
-        return HAS_NUL
-    if (_LONG_NUMBER.search(body) or body[0] in _NUMBER_FIRST) and _has_long_number(body):
-        return NUMBER_TOO_LONG
-    return None
-
-
-class _TooLong(ValueError):
-    pass
-
-
-def _number(text: str) -> None:
-    exponent = text.lower().partition("e")[2]
-    if len(text) > NUMBER_CHARACTERS_MAX or abs(int(exponent or 0)) > NUMBER_CHARACTERS_MAX:
-        raise _TooLong
-
-
-def _has_long_number(document: bytes) -> bool:
-    try:
-        json.loads(document, parse_int=_number, parse_float=_number)
-    except _TooLong:
-        return True
-    return False
-
-
-def headers_json(pairs: Iterable[tuple[str, bytes | None]]) -> bytes:
-    """[[name, value], …] as JSON; a third member holds base64 where the value is not exact."""
-    text = b""
-    found = list(pairs)
-    with contextlib.suppress(ValueError, AttributeError, TypeError):  # not UTF-8, no value, a surrogate in a name
-        text = orjson.dumps([(name, data.decode()) for name, data in found])  # type: ignore[union-attr]
-    if text and _NUL_ESCAPE not in text:
-        return text
-    return orjson.dumps([_careful_pair(name, data or b"") for name, data in found])
-
-
-def _careful_pair(name: str, data: bytes) -> list[str]:
-    pair = [text_of(name.encode("utf-8", "replace")), text_of(data)]
-    if pair[1].encode() != data:
-        pair.append(base64.b64encode(data).decode())
-    return pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,113 +20,16 @@ class Made:
     skipped: Counter[Skip]
 
 
-class RowMaker:
-    """Makes rows. `index_json` tells for a source's name whether its bodies are parsed for search."""
-
-    def __init__(self, index_json: Callable[[str], bool]) -> None:
-        self._index_json = index_json
-        self._words = _Words()
-        self._indexed: dict[str, bool] = {}
-
-    def forget(self) -> None:
-        """Ask `index_json` anew: the configuration has changed."""
-        self._indexed = {}
-
-    def make_all(self, records: Iterable[Record], topic_ids: Mapping[str, uuid.UUID]) -> Made:
-        """Rows of a batch. Of records with one event id the first counts: the others are redelivered copies."""
-        rows: dict[uuid.UUID, EventRow] = {}
-        next_offsets: dict[Place, int] = {}
-        skipped: Counter[Skip] = Counter()
-        for record in records:
-            topic, partition, offset = record[:3]
-            next_offsets[Place(topic, partition)] = offset + 1
-            row = self.make(record, topic_ids[topic])
-            if isinstance(row, str):
-                skipped[row] += 1
-            elif row[0] not in rows:
-                rows[row[0]] = row
-        return Made(list(rows.values()), next_offsets, skipped)
-
-    def make(self, record: Record, topic_id: uuid.UUID) -> EventRow | Skip:
-        """The row of one record, or why it has none."""
-        topic, partition, offset, key, value, headers, _ = record
-        own: dict[str, bytes | None] = {}
-        kept: list[tuple[str, bytes | None]] = []
-        for name, data in headers:
-            if name[:5] == _REQUEST_HEADER:
-                kept.append((name[5:], data))
-            else:
-                own[name] = data
-        event_id = ids.parse((own.get("ce_id") or b"").decode("latin-1"))
-        if event_id is None:
-            return "not_ours"
-        marks: list[tuple[str, bytes | None]] | None = None
-        if not own.keys() <= _NO_MARKS:
-            if _REPLAY in own:
-                return "replay"
-            marks = [(n, d) for n, d in own.items() if n[:4] == _MARK and n not in _NO_MARKS]
-
-        words = self._words
-        get = own.get
-        source = words[get("kwb_source") or b""]
-        content_type = get("content-type")
-        form, body, error = "raw", value, None
-        wanted = get(FORMAT)
-        if wanted is not None:
-            form = words[wanted]
-            content_type = next((data for name, data in kept if name == "content-type"), None)
-            try:
-                body = formats.decode(form, value)
-            except ValueError:
-                # Kept as what it is, a record whose value is these bytes: nothing that carries an id is left out.
-                error, form = f"not of the format {form[:50]}", "raw"
-                marks = [*(marks or ()), (FORMAT, wanted)]
-        body_json = None
-        if error is None and body:
-            indexed = self._indexed.get(source)
-            if indexed is None:
-                indexed = self._is_indexed(source)
-            if indexed:
-                error = check_json(body)
-                if error is None:
-                    body_json = body
-        key_text = key_bytes = None
-        if key is not None:
-            key_text = text_of(key)[:INDEXED_CHARACTERS_MAX]
-            if key_text.encode() != key:
-                key_bytes = key
-        query, dedupe_key, traceparent = get("kwb_query"), get("kwb_dedupe_key"), get("traceparent")
-        return _new(
-            EventRow,
-            (
-                event_id,
-                ids.moment(event_id.int >> 80),
-                source,
-                words[get("ce_type") or b""],
-                words[get("kwb_method") or b""],
-                text_of(get("kwb_path") or b""),
-                None if query is None else text_of(query),
-                None if content_type is None else words[content_type],
-                headers_json(kept),
-                body,
-                body_json,
-                error,
-                key_text,
-                key_bytes,
-                words[get("kwb_verified") or b"none"],
-                get("kwb_covers_body") == b"true",
-                None if dedupe_key is None else text_of(dedupe_key)[:INDEXED_CHARACTERS_MAX],
-                form,
-                None if traceparent is None else text_of(traceparent),
-                None if not marks else headers_json(marks),
-                topic,
-                topic_id,
-                partition,
-                offset,
-            ),
-        )
-
-    def _is_indexed(self, source: str) -> bool:
-        if len(self._indexed) >= _WORDS_MAX:
-            self._indexed.clear()
-        return self._indexed.setdefault(source, self._index_json(source))
+def make_all(maker: RowMaker, records: Iterable[Record], topic_ids: Mapping[str, uuid.UUID]) -> Made:
+    """Rows of a batch. Of records with one event id the first counts: the others are redelivered copies."""
+    rows: dict[uuid.UUID, EventRow] = {}
+    next_offsets: dict[Place, int] = {}
+    skipped: Counter[Skip] = Counter()
+    for topic, partition, offset, key, value, headers, _ in records:
+        next_offsets[Place(topic, partition)] = offset + 1
+        row = maker.make(key, value, headers, topic, topic_ids[topic], partition, offset)
+        if isinstance(row, str):
+            skipped[row] += 1
+        elif row[0] not in rows:
+            rows[row[0]] = row
+    return Made(list(rows.values()), next_offsets, skipped)

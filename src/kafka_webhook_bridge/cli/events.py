@@ -173,7 +173,7 @@ def _document(text: str) -> str:
 
 
 def _event_id(text: str) -> uuid.UUID:
-    from kafka_webhook_bridge.store import ids
+    from kafka_webhook_bridge import ids
 
     found = ids.parse(text.strip().lower())
     if found is None:
@@ -274,7 +274,7 @@ def _facts(event: Mapping[str, Any], copies: Sequence[uuid.UUID]) -> list[tuple[
 
 def _where_it_may_be(event_id: uuid.UUID, settings: Settings) -> str:
     """Advice by the age of the id."""
-    from kafka_webhook_bridge.store import ids
+    from kafka_webhook_bridge import ids
 
     received, now = ids.moment(ids.time_ms(event_id)), datetime.now(UTC)
     if abs(now - received) <= _ARCHIVE_FOLLOWS:

@@ -16,7 +16,7 @@ from kafka_webhook_bridge.sources.basic import Credential
 from kafka_webhook_bridge.sources.document import Document, Path, parse_document
 from kafka_webhook_bridge.sources.keys import parse_template
 from kafka_webhook_bridge.sources.model import LATER, BridgeModel, SourceModel, check_prefix
-from kafka_webhook_bridge.sources.source import NAME, RESERVED_NAMES, Source, named
+from kafka_webhook_bridge.sources.source import NAME, RESERVED_NAMES, Ack, Source, named
 from kafka_webhook_bridge.sources.table import Network, SourceTable, metric_name
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -145,7 +145,22 @@ class _Builder:
             content_encoding_opaque=model.content_encoding == "opaque",
             rate_limit_per_second=model.rate_limit_per_second,
             index_json=model.index_json,
+            ack=self._ack(name, model),
+            strict=model.ordering == "strict",
         )
+
+    def _ack(self, name: str, model: SourceModel) -> Ack:
+        """The durable place that answers (rules.md 5, 6)."""
+        path: Path = ("sources", name)
+        strict = model.ordering == "strict"
+        if strict and "ack" in model.model_fields_set and model.ack != "store":
+            what = "`ordering: strict` sends every event by way of PostgreSQL, so `ack` can only be `store`"
+            self._document.problem(path, f"sources.{name}: {what}")
+        ack: Ack = "store" if strict else model.ack
+        if ack in ("store", "both") and self._settings.store.url is None:
+            why = "`ordering: strict`" if strict else f"`ack: {ack}`"
+            self._document.problem(path, f"sources.{name}: {why} needs PostgreSQL, but DATABASE_URL is not set")
+        return ack
 
     def _credentials(self, name: str, model: SourceModel) -> tuple[Credential, ...]:
         path: Path = ("sources", name)

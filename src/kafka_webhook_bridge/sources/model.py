@@ -11,7 +11,16 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from kafka_webhook_bridge.settings import parse_size, read_secret
 from kafka_webhook_bridge.sources.keys import parse_template
-from kafka_webhook_bridge.sources.source import DEFAULT_METHODS, NAME, RESERVED_NAMES, Auth, Format, Method
+from kafka_webhook_bridge.sources.source import (
+    DEFAULT_METHODS,
+    NAME,
+    RESERVED_NAMES,
+    Ack,
+    Auth,
+    Format,
+    Method,
+    Ordering,
+)
 
 BODY_BYTES_MAX = 10 * 1024**2
 
@@ -142,6 +151,15 @@ class SourceModel(BaseModel):
         gt=0,
         allow_inf_nan=False,
         description="Most requests per second in this bridge. Default: no limit.",
+    )
+    ack: Ack = Field(
+        default="any",
+        description="What answers 2xx: `any` (Kafka, else PostgreSQL), `kafka`, `store` (PostgreSQL; Kafka follows), "
+        "`both`.",
+    )
+    ordering: Ordering = Field(
+        default="none",
+        description="`strict`: records in the order of receipt, by way of PostgreSQL (implies `ack: store`).",
     )
     index_json: bool = Field(default=True, description="Index the JSON of the bodies in PostgreSQL for search.")
 

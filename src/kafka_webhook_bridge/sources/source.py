@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 Format = Literal["raw", "cloudevents", "envelope"]
 Auth = Literal["basic", "none"]
+Ack = Literal["any", "kafka", "store", "both"]
+Ordering = Literal["none", "strict"]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")  # use fullmatch
@@ -25,8 +27,9 @@ class Source:
 
     `allow` is the value of the header Allow; `credentials` are digests, empty with `auth` none; `needs_json` tells that
     the key or the format wants the body parsed; `rate_limit_per_second` is of the whole bridge (None: no limit);
-    `ce_source` is `/sources/<name>`; `default_type` is `webhook.<name>`, also as bytes for the record's header; `open`
-    tells that the open rule made it.
+    `ce_source` is `/sources/<name>`; `default_type` is `webhook.<name>`, also as bytes for the record's header; `ack`
+    says which durable place answers (rules.md 5); `strict` tells that order is kept (rules.md 6), and then `ack` is
+    `store`; `open` tells that the open rule made it.
     """
 
     name: str
@@ -46,6 +49,8 @@ class Source:
     default_type: str
     name_bytes: bytes
     default_type_bytes: bytes
+    ack: Ack = "any"
+    strict: bool = False
     open: bool = False
 
 

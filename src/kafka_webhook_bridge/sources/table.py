@@ -95,4 +95,6 @@ def describe(source: Source) -> dict[str, Any]:
         "content_encoding": "opaque" if source.content_encoding_opaque else "identity",
         "rate_limit_per_second": source.rate_limit_per_second,
         "index_json": source.index_json,
+        "ack": source.ack,
+        "ordering": "strict" if source.strict else "none",
     }

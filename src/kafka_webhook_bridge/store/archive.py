@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.errors import Fenced
-from kafka_webhook_bridge.store import ids
+from kafka_webhook_bridge.formats.rows import COLUMNS, EventRow
 from kafka_webhook_bridge.store.errors import refuses_a_row, sqlstate
 from kafka_webhook_bridge.store.pool import Connection, Store
-from kafka_webhook_bridge.store.rows import COLUMN_LIST, COLUMNS, EventRow
-from kafka_webhook_bridge.store.sql import QUERIES
+from kafka_webhook_bridge.store.sql import COLUMN_LIST, QUERIES
 
 _STORE = QUERIES["events_store"].format(columns=COLUMN_LIST)
 

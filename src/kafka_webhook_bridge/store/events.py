@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.errors import UsageError
-from kafka_webhook_bridge.store import ids
+from kafka_webhook_bridge.formats.rows import INDEXED_CHARACTERS_MAX
 from kafka_webhook_bridge.store.pool import Connection, Store
 from kafka_webhook_bridge.store.sql import QUERIES
 
 JSON_WINDOW = timedelta(days=1)  # of a JSON search without --since
 LIMIT_MAX = 10_000
-INDEXED_CHARACTERS_MAX = 500  # of `type` and `key`: an entry of a B-tree takes 2 704 bytes
 
 
 @dataclass(frozen=True, slots=True)

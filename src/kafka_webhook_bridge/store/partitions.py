@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from kafka_webhook_bridge.store import ids
+from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.store.pool import Connection, Store
 from kafka_webhook_bridge.store.sql import QUERIES
 

@@ -85,6 +85,31 @@ CREATE TABLE leases (
     expires_at timestamp with time zone NOT NULL
 );
 
+CREATE TABLE outbox (
+    event_id uuid NOT NULL,
+    source text NOT NULL,
+    topic text NOT NULL,
+    key bytea,
+    value bytea NOT NULL,
+    headers bytea NOT NULL,
+    size_bytes integer NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    relay_after timestamp with time zone NOT NULL,
+    state text DEFAULT 'waiting'::text NOT NULL,
+    reason text,
+    attempts integer DEFAULT 0 NOT NULL,
+    lease_holder uuid,
+    lease_until timestamp with time zone,
+    number bigint,
+    CONSTRAINT outbox_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'blocked'::text, 'quarantined'::text])))
+)
+WITH (autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='5000', toast_tuple_target='4080');
+
+CREATE TABLE outbox_numbers (
+    source text NOT NULL,
+    last bigint NOT NULL
+);
+
 CREATE TABLE topics (
     name text NOT NULL,
     topic_id uuid NOT NULL,
@@ -110,6 +135,12 @@ ALTER TABLE ONLY kwb_migrations
 ALTER TABLE ONLY leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (name);
 
+ALTER TABLE ONLY outbox_numbers
+    ADD CONSTRAINT outbox_numbers_pkey PRIMARY KEY (source);
+
+ALTER TABLE ONLY outbox
+    ADD CONSTRAINT outbox_pkey PRIMARY KEY (event_id);
+
 ALTER TABLE ONLY topics
     ADD CONSTRAINT topics_pkey PRIMARY KEY (name);
 
@@ -132,6 +163,12 @@ CREATE INDEX events_default_source_event_id_idx ON events_default USING btree (s
 CREATE INDEX events_type_idx ON ONLY events USING btree (type, event_id);
 
 CREATE INDEX events_default_type_event_id_idx ON events_default USING btree (type, event_id);
+
+CREATE INDEX outbox_due_idx ON outbox USING btree (relay_after) WHERE ((state = 'waiting'::text) AND (number IS NULL));
+
+CREATE INDEX outbox_halted_idx ON outbox USING btree (state, topic) WHERE (state <> 'waiting'::text);
+
+CREATE UNIQUE INDEX outbox_number_idx ON outbox USING btree (source, number) WHERE (number IS NOT NULL);
 
 ALTER INDEX events_body_json_idx ATTACH PARTITION events_default_body_json_idx;
 

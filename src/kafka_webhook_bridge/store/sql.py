@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from importlib.resources import files
 
+from kafka_webhook_bridge.formats.rows import COLUMNS
+
 _NAME = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
@@ -16,4 +18,5 @@ def read(text: str) -> dict[str, str]:
     return {name: body.strip().removesuffix(";") for name, body in zip(names, bodies, strict=True)}
 
 
+COLUMN_LIST = ", ".join(f'"{name}"' if name == "offset" else name for name in COLUMNS)
 QUERIES = read(files(__package__).joinpath("queries.sql").read_text(encoding="utf-8"))
