@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help dev up test test-unit test-pythons lint format docs bench bench-quick lock clean
+.PHONY: help dev up test test-unit test-pythons test-postgres lint format docs bench bench-quick lock clean
 
 help:  ## Show this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test-unit: $(READY)  ## Run the tests that need no server
 
 test-pythons: $(READY)  ## Run the unit tests on each Python that is supported and installed here
 	$(BIN)/python tools/test_pythons.py
+
+test-postgres: $(READY)  ## Run the tests of store and archive on each other PostgreSQL that is installed here
+	$(BIN)/python tools/test_postgres.py
 
 lint: $(READY)  ## Style, types, who may import whom, file sizes, generated files
 	$(BIN)/ruff check .

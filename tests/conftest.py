@@ -22,6 +22,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--postgres", type=Path, help="folder with another PostgreSQL's initdb and postgres")
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """An empty folder that PostgreSQL can reach even when the tests run as root (pytest's tmp_path is closed)."""
@@ -31,11 +35,11 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack(request: pytest.FixtureRequest) -> Iterator[Stack]:
     """One Kafka and one PostgreSQL. A test that stops a server starts it again."""
     with tempfile.TemporaryDirectory(prefix="kwb-stack-") as name:
         Path(name).chmod(0o711)
-        servers = Stack(Path(name) / "stack")
+        servers = Stack(Path(name) / "stack", postgres_binaries=request.config.getoption("--postgres"))
         servers.start()
         try:
             yield servers

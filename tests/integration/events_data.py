@@ -13,9 +13,10 @@ from typing import Any
 
 from pydantic import SecretStr
 
+from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.formats.rows import EventRow
 from kafka_webhook_bridge.settings import StoreSettings
-from kafka_webhook_bridge.store import Store, ids, migrate
+from kafka_webhook_bridge.store import Store, migrate
 from kafka_webhook_bridge.store.archive import Written, write
 
 TIMEOUT_MS = 60_000

@@ -17,12 +17,12 @@ import pytest
 from archive_world import DEADLINE_S, NOW_MS, RECORD_BYTES_MAX, World, count, run, until
 from confluent_kafka.admin import AdminClient
 
-from kafka_webhook_bridge import formats
+from kafka_webhook_bridge import formats, ids
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.observability import metrics
 from kafka_webhook_bridge.sources.source import Format
 from kafka_webhook_bridge.stack import Bridge, Stack
-from kafka_webhook_bridge.store import Store, ids, migrate
+from kafka_webhook_bridge.store import Store, migrate
 from kafka_webhook_bridge.store.coordination import Lease
 
 pytestmark = pytest.mark.integration

@@ -8,8 +8,9 @@ import asyncpg
 import pytest
 from archive_world import DEADLINE_S, NOW_MS, World, run, until
 
+from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.archive.retention import Retention
-from kafka_webhook_bridge.store import Store, ids, migrate, partitions
+from kafka_webhook_bridge.store import Store, migrate, partitions
 from kafka_webhook_bridge.store import archive as store_archive
 from kafka_webhook_bridge.store.coordination import Lease
 

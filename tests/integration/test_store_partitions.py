@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from events_data import TIMEOUT_MS, archive, days_ago, now_ms, row, store_settings, with_store
 
+from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.errors import StoreError
-from kafka_webhook_bridge.store import Store, events, ids, partitions
+from kafka_webhook_bridge.store import Store, events, partitions
 from kafka_webhook_bridge.store.coordination import Lease, known_topics, making_topics, record_topic, topic_names
 from kafka_webhook_bridge.store.partitions import Partition
 

@@ -12,10 +12,11 @@ import asyncpg
 import pytest
 from events_data import TIMEOUT_MS, archive, days_ago, now_ms, row, store_settings, with_store
 
+from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.errors import StoreError
 from kafka_webhook_bridge.formats.rows import EventRow
 from kafka_webhook_bridge.stack import Stack
-from kafka_webhook_bridge.store import Store, events, ids, migrate, partitions
+from kafka_webhook_bridge.store import Store, events, migrate, partitions
 from kafka_webhook_bridge.store.events import Search
 from kafka_webhook_bridge.store.sql import QUERIES
 

@@ -30,6 +30,7 @@ class Stack:
         heap_bytes: int = HEAP_BYTES,
         consumers: Mapping[str, str] | None = None,
         jar_cache: Path | None = None,
+        postgres_binaries: Path | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.folder = folder
@@ -41,7 +42,7 @@ class Stack:
             jar_cache=jar_cache,
             progress=progress,
         )
-        self.postgres = Postgres(folder / "postgres", port=postgres_port, progress=progress)
+        self.postgres = Postgres(folder / "postgres", port=postgres_port, binaries=postgres_binaries, progress=progress)
 
     def start(self) -> None:
         """Both at once. When one fails, the other is stopped and the error raised."""

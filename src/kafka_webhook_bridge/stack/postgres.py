@@ -50,13 +50,19 @@ class Postgres(Server):
         *,
         port: int = 0,
         options: Mapping[str, str] | None = None,
+        binaries: Path | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`port` 0 takes a free one for the life of the object. `options` are server parameters (name: value)."""
+        """`port` 0 takes a free one for the life of the object. `options` are server parameters (name: value).
+
+        `binaries` is the folder of another PostgreSQL's `initdb` and `postgres`, for tests; None: the wheel's.
+        """
         self.folder = folder
         self.port = port or free_ports(1)[0]
         self.log = folder / "postgres.log"
         self._options = dict(options or {})
+        self._own_binaries = binaries
+        self._major = POSTGRES_MAJOR if binaries is None else _major(binaries)
         self._progress = progress
         self._data = folder / "data"
         self._pid_file = folder / "postgres.pid"
@@ -95,7 +101,7 @@ class Postgres(Server):
             )
         self._secrets = secrets_of(secrets_file, USER, SUPERUSER)
         self._user = _unprivileged_user()
-        binaries = _binaries(self._user)
+        binaries = self._binaries()
         if not self._data.exists():
             self._progress("Making the PostgreSQL data folder, once")
             self._initialise(binaries)
@@ -113,7 +119,7 @@ class Postgres(Server):
                 # After kill -9 the last backends need a moment to notice and to leave the shared memory.
                 if _ORPHANS in self._process.log_since_start() and time.monotonic() < orphans_deadline:
                     time.sleep(0.2)
-                    self._spawn(_binaries(self._user))
+                    self._spawn(self._binaries())
                     continue
                 raise self.failure()
             time.sleep(0.02)
@@ -144,6 +150,9 @@ class Postgres(Server):
         shutil.rmtree(real.parent if self._data.is_symlink() else real, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _binaries(self) -> Path:
+        return self._own_binaries or _binaries(self._user)
+
     def _spawn(self, binaries: Path) -> None:
         options = {
             "listen_addresses": LOOPBACK,
@@ -165,9 +174,9 @@ class Postgres(Server):
             raise StackError(
                 f"{self._data} is not a PostgreSQL data folder.", hint="Choose another folder with --dir."
             ) from None
-        if found != POSTGRES_MAJOR:
+        if found != self._major:
             raise StackError(
-                f"{self._data} was made by PostgreSQL {found}; this is PostgreSQL {POSTGRES_MAJOR}.",
+                f"{self._data} was made by PostgreSQL {found}; this is PostgreSQL {self._major}.",
                 hint=f"Begin anew with another --dir, or move the data: pg_dumpall with PostgreSQL {found}, then psql.",
             )
 
@@ -184,7 +193,9 @@ class Postgres(Server):
                 os.chown(fresh, *self._user)
                 os.chown(password_file, *self._user)
             data = fresh / "data"
-            locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+            locale = ["--encoding=UTF8", "--locale=C"]
+            if int(self._major) >= 17:
+                locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
             self._run(
                 [str(binaries / "initdb"), f"--pgdata={data}", f"--username={SUPERUSER}", "--auth=scram-sha-256",
                  f"--pwfile={password_file}", *locale],
@@ -254,6 +265,12 @@ def reachable(path: Path) -> bool:
     """Whether every folder down to `path` may be passed by any user."""
     path = path.resolve()
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
+
+
+def _major(binaries: Path) -> str:
+    """`15` of `postgres (PostgreSQL) 15.18 (Debian …)`."""
+    said = subprocess.run([binaries / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
+    return said.split()[2].partition(".")[0]
 
 
 def _binaries(user: tuple[int, int] | None) -> Path:
