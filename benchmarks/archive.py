@@ -148,6 +148,9 @@ async def follow(url: str, pid: int, profile: Profile) -> list[dict[str, float]]
                 seen, moved = passed, now
             if passed >= min(profile.events, len(marks) * profile.step or 1):
                 marks.append({"rows": passed, "at": now, "cpu": cpu_seconds(pid)})
+                if len(marks) > 1:
+                    per_second = (passed - marks[-2]["rows"]) / (now - marks[-2]["at"])
+                    console.print(f"  {passed:,} rows, {per_second:,.0f}/s")
             if now - moved > STALL_S:
                 raise SystemExit(f"the archive stands still at {seen} rows")
             time.sleep(0.02)
