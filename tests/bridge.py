@@ -40,6 +40,16 @@ def eventually(condition: Callable[[], Any], what: str, timeout_s: float = WAIT_
     return value
 
 
+def total(text: str, name: str, **labels: str) -> float:
+    """The sum of a metric in a scrape over all series with these labels."""
+    found = 0.0
+    for line in text.splitlines():
+        series, _, value = line.rpartition(" ")
+        if series.partition("{")[0] == name and all(f'{k}="{v}"' in series for k, v in labels.items()):
+            found += float(value)
+    return found
+
+
 class Answer(NamedTuple):
     """One answer: status, headers by lower-case name, body."""
 
@@ -208,12 +218,7 @@ class Serve:
 
     def total(self, name: str, **labels: str) -> float:
         """The sum of a metric over all series with these labels."""
-        found = 0.0
-        for line in self.scrape().splitlines():
-            series, _, value = line.rpartition(" ")
-            if series.partition("{")[0] == name and all(f'{k}="{v}"' in series for k, v in labels.items()):
-                found += float(value)
-        return found
+        return total(self.scrape(), name, **labels)
 
     def balance(self) -> dict[str, float]:
         """The terms of rules.md 17 and `received`."""
@@ -251,7 +256,8 @@ class Serve:
         text = self.log.read_text()
         assert PASSWORD not in text, "the password is in the log"
         if not self.expect_faults:
-            assert not [line for line in text.splitlines() if any(f'"{x}"' in line or x + ":" in line for x in ERRORS)]
+            found = [line for line in text.splitlines() if any(f'"{x}"' in line or x + ":" in line for x in ERRORS)]
+            assert not found, found
             assert '"traceback"' not in text, text
         return status
 

@@ -131,7 +131,7 @@ RECORD_TOO_LARGE = Refusal(
 
 NOT_DURABLE = Refusal(
     "deliver.timeout", 503, "Service Unavailable", "No durable place confirmed the event in time.",
-    "Kafka did not acknowledge in KWB_DELIVER_KAFKA_WAIT_MS; see /health/ready and `kwb doctor`.", retry=True,
+    "Neither Kafka nor PostgreSQL answered in KWB_DELIVER_DEADLINE_MS; see /health/ready and `kwb doctor`.", retry=True,
 )  # fmt: skip
 KAFKA_REFUSED = Refusal(
     "deliver.refused", 503, "Service Unavailable", "Kafka refused the event.",
@@ -140,6 +140,18 @@ KAFKA_REFUSED = Refusal(
 QUEUE_FULL = Refusal(
     "deliver.queue_full", 503, "Service Unavailable", "Too many events wait for Kafka.",
     "KWB_KAFKA_QUEUE_RECORDS_MAX and KWB_KAFKA_QUEUE_BYTES_MAX bound the queue of each lane.", retry=True,
+)  # fmt: skip
+OUTBOX_FULL = Refusal(
+    "deliver.outbox_full", 503, "Service Unavailable", "Too many events wait for Kafka in the outbox.",
+    "KWB_DELIVER_OUTBOX_ROWS_MAX, _BYTES_MAX, _QUEUE_RECORDS_MAX and _QUEUE_BYTES_MAX are its limits.", retry=True,
+)  # fmt: skip
+OUTBOX_REFUSED = Refusal(
+    "deliver.outbox_refused", 503, "Service Unavailable", "The outbox did not take the event.",
+    "The log line names PostgreSQL's error; `kwb doctor` checks the database.", retry=True,
+)  # fmt: skip
+UNDER_WAY = Refusal(
+    "deliver.under_way", 503, "Service Unavailable", "An earlier delivery of this event is still under way.",
+    "With `dedupe: suppress` one request at a time stores an event; the sender finds out by its next try.", retry=True,
 )  # fmt: skip
 IN_FLIGHT = Refusal(
     "deliver.in_flight", 503, "Service Unavailable", "Too many bytes are being received at once.",
@@ -158,7 +170,8 @@ INTERNAL = Refusal(
 REFUSALS: dict[str, Refusal] = _table(
     MALFORMED, FRAMING, HOST, TARGET, HEADER_TIMEOUT, BODY_TIMEOUT, BODY_TOO_LARGE, URL_TOO_LONG,
     CONTENT_ENCODING, EXPECTATION, HEADERS_TOO_LARGE, UNAUTHORIZED, BACK_OFF, UNKNOWN_SOURCE, TOPICS_MAX,
-    METHOD, RATE_LIMIT, RECORD_TOO_LARGE, NOT_DURABLE, KAFKA_REFUSED, QUEUE_FULL, IN_FLIGHT, TOPIC_BLOCKED, INTERNAL,
+    METHOD, RATE_LIMIT, RECORD_TOO_LARGE, NOT_DURABLE, KAFKA_REFUSED, QUEUE_FULL, OUTBOX_FULL, OUTBOX_REFUSED,
+    UNDER_WAY, IN_FLIGHT, TOPIC_BLOCKED, INTERNAL,
 )  # fmt: skip
 
 

@@ -124,7 +124,25 @@ class IngestSettings:
 class DeliverSettings:
     """How long an event may take to become durable."""
 
-    kafka_wait_ms: int = setting(1_900, "From the last byte of the request to the refusal 503.", low=1)
+    kafka_wait_ms: int = setting(700, "From the last byte of a request to the outbox, when Kafka is late.", low=1)
+    outbox_wait_ms: int = setting(
+        800, "Longest statement of the outbox; then its connection is cut and its rows are unknown.", low=1
+    )
+    claim_wait_ms: int = setting(
+        300, "With `dedupe: suppress`: longest wait for PostgreSQL to tell of duplicates; then they are marked.", low=1
+    )
+    deadline_ms: int = setting(1_900, "From the last byte of a request to the refusal 503.", low=1)
+    breaker_failures: int = setting(3, "So many records in a row that fail or are late open a breaker.", low=1)
+    breaker_probe_ms: int = setting(500, "While a breaker is open, one record tries Kafka so often.", low=1)
+    breaker_closes_after: int = setting(3, "So many acknowledgements in a row close a breaker.", low=1)
+    outbox_rows_max: int = setting(2_000_000, "Rows of the outbox beyond which it takes no more.", low=1)
+    outbox_bytes_max: int = setting(
+        4 * 1024**3, "Bytes of records in the outbox beyond which it takes no more.", low=1024
+    )
+    outbox_queue_records_max: int = setting(20_000, "Records that may wait in one process for the outbox.", low=1)
+    outbox_queue_bytes_max: int = setting(64 * 1024**2, "Bytes that may wait in one process for the outbox.", low=1024)
+    outbox_batch_records_max: int = setting(500, "Most records in one statement of the outbox.", low=1)
+    outbox_batch_bytes_max: int = setting(8 * 1024**2, "Most bytes in one statement of the outbox.", low=1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,14 +354,20 @@ def check_settings(
 
 def _contradictions(settings: Settings) -> list[Problem]:
     """Values that are right each for itself and wrong together."""
-    ingest, kafka, archive = settings.ingest, settings.kafka, settings.archive
+    ingest, kafka, archive, deliver = settings.ingest, settings.kafka, settings.archive, settings.deliver
     found = []
     if settings.store.url is not None and archive.retention_days < kafka.topic_retention_days:  # rules.md 7
         what = f"{archive.retention_days} days, but the topics keep {kafka.topic_retention_days}"
         found.append(Problem("KWB_ARCHIVE_RETENTION_DAYS", f"{what}: the archive may not forget before Kafka does"))
-    if kafka.delivery_timeout_ms <= settings.deliver.kafka_wait_ms:  # rules.md 2
-        what = f"{kafka.delivery_timeout_ms} is not longer than KWB_DELIVER_KAFKA_WAIT_MS"
+    if kafka.delivery_timeout_ms <= deliver.deadline_ms:  # rules.md 2
+        what = f"{kafka.delivery_timeout_ms} is not longer than KWB_DELIVER_DEADLINE_MS"
         found.append(Problem("KWB_KAFKA_DELIVERY_TIMEOUT_MS", f"{what}, so late acknowledgements would not be seen"))
+    if deliver.deadline_ms <= deliver.kafka_wait_ms:
+        what = f"{deliver.deadline_ms} is not longer than KWB_DELIVER_KAFKA_WAIT_MS, so the outbox would have no time"
+        found.append(Problem("KWB_DELIVER_DEADLINE_MS", what))
+    if deliver.claim_wait_ms >= deliver.kafka_wait_ms:
+        what = f"{deliver.claim_wait_ms} is not shorter than KWB_DELIVER_KAFKA_WAIT_MS"
+        found.append(Problem("KWB_DELIVER_CLAIM_WAIT_MS", f"{what}, so no time would be left to store the event"))
     if ingest.drain_timeout_ms <= ingest.drain_grace_ms:
         what = f"{ingest.drain_timeout_ms} is not longer than KWB_INGEST_DRAIN_GRACE_MS"
         found.append(Problem("KWB_INGEST_DRAIN_TIMEOUT_MS", what))

@@ -48,7 +48,8 @@ def bridge(stack: Stack, own_database: str) -> Iterator[Bridge]:
                 "KWB_INGEST_PORT": "0", "KWB_MANAGEMENT_PORT": "0", "KWB_INGEST_DRAIN_GRACE_MS": "0",
                 "KWB_INGEST_CONNECTIONS_MAX": "100",
                 # A busy machine may be slow; what is acknowledged is judged here, not when.
-                "KWB_DELIVER_KAFKA_WAIT_MS": "60000", "KWB_KAFKA_DELIVERY_TIMEOUT_MS": "90000",
+                "KWB_DELIVER_KAFKA_WAIT_MS": "30000", "KWB_DELIVER_DEADLINE_MS": "60000",
+                "KWB_KAFKA_DELIVERY_TIMEOUT_MS": "90000",
             },
         )  # fmt: skip
         bridge.start()

@@ -6,11 +6,11 @@ import asyncio
 
 import asyncpg
 import pytest
-from archive_world import DEADLINE_S, NOW_MS, World, run, until
+from archive_world import DEADLINE_S, NOW_MS, World, event_id, run, until
 
 from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.archive.retention import Retention
-from kafka_webhook_bridge.store import Store, migrate, partitions
+from kafka_webhook_bridge.store import Store, deliveries, migrate, partitions
 from kafka_webhook_bridge.store import archive as store_archive
 from kafka_webhook_bridge.store.coordination import Lease
 
@@ -84,6 +84,22 @@ def test_a_clock_that_jumped_ahead_drops_nothing(world: World) -> None:
             before = await partitions.existing(store)
             assert await Retention(world.settings, store, clock=lambda: NOW_MS + 400 * ids.DAY_MS).tidy()
             assert set(before) <= set(await partitions.existing(store))
+
+    run(test())
+
+
+def test_rule_14_deliveries_are_forgotten_after_the_window(world: World) -> None:
+    days = world.settings.archive.dedupe_window_days
+
+    async def test() -> None:
+        ages = {"before": days + 1, "within": days - 1}
+        claims = {name.encode().hex(): event_id(NOW_MS - age * ids.DAY_MS) for name, age in ages.items()}
+        async with Store(world.settings.store) as store:
+            await migrate(store)
+            await deliveries.claim(store, claims, lease_ms=1, oldest_ms=0, timeout_ms=60_000)
+            ahead = Retention(world.settings, store, clock=lambda: NOW_MS + 400 * ids.DAY_MS)
+            assert await ahead.tidy()  # PostgreSQL's clock counts
+        assert [row[0] for row in await world.fetch("SELECT dedupe_key FROM deliveries")] == [b"within"]
 
     run(test())
 

@@ -316,6 +316,16 @@ def test_sources_show() -> None:
     assert json.loads(here("sources", "show", "open-one", "--json", **environ).stdout)["try"] == (
         "curl -i https://hooks.example.com/in/open-one"
     )
+    assert (erp["delivery_id"], erp["dedupe"]) == (None, "mark")
+    assert "not looked for: there is no delivery_id" in people
+    duplicates = {
+        'delivery_id: "{header:X-Id}"': "stored, and marked in the archive",
+        "dedupe: body": "stored, and marked in the archive",
+        'delivery_id: "{header:X-Id}", dedupe: suppress': "suppressed: answered with the first one's receipt",
+    }
+    for keys, words in duplicates.items():
+        config = {"KWB_CONFIG": f"sources: {{a: {{auth: none, {keys}}}}}", "DATABASE_URL": "postgresql://h/d"}
+        assert words in here("sources", "show", "a", **config).stdout
     digits = json.loads(here("sources", "show", "9to5", "--json", **environ).stdout)
     assert digits["variables"] == ["SOURCE_9TO5_USERNAME", "SOURCE_9TO5_PASSWORD"]
 

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from kafka_webhook_bridge.body import NOT_JSON, parse_json
 from kafka_webhook_bridge.event import Request
-from kafka_webhook_bridge.sources.keys import KEY_BYTES_MAX, PARTS_MAX, KeyTemplate, Part, parse_template
+from kafka_webhook_bridge.sources.keys import (
+    KEY_BYTES_MAX,
+    PARTS_MAX,
+    BodyHash,
+    KeyTemplate,
+    Part,
+    dedupe_key,
+    parse_template,
+)
 
 
 def request(query: bytes | None = None, headers: list[tuple[bytes, bytes]] | None = None, body: bytes = b"") -> Request:
@@ -176,3 +184,20 @@ def test_rule_28_any_body_has_a_key_or_none(body: bytes) -> None:
 def test_equal_ids_have_equal_keys(text: str) -> None:
     document = parse_json(orjson.dumps({"a": text}))
     assert TEMPLATES[0].render(request(), document) == text.encode()
+
+
+def test_rule_13_a_dedupe_key_is_known_beforehand() -> None:
+    """So that whoever reads Kafka can make it, too."""
+    framed = b"\0\0\0\x06github" + b"\0\0\0\x02d1"
+    assert dedupe_key(b"github", b"d1") == sha256(framed).hexdigest()
+
+
+@given(st.binary(), st.binary(), st.binary(), st.binary())
+def test_rule_13_other_parts_are_another_dedupe_key(a: bytes, b: bytes, c: bytes, d: bytes) -> None:
+    assert (dedupe_key(a, b) == dedupe_key(c, d)) == ((a, b) == (c, d))
+    assert dedupe_key(a + b, c) != dedupe_key(a, b + c) or not b
+
+
+def test_rule_13_equal_bodies_have_one_delivery_id() -> None:
+    assert BodyHash().render(request(body=b"x")) == sha256(b"x").digest()
+    assert BodyHash().render(request(body=b"")) == sha256(b"").digest()

@@ -274,12 +274,20 @@ def test_rule_7_the_archive_may_not_forget_before_kafka() -> None:
 
 
 def test_rule_2_late_acknowledgements_are_seen() -> None:
-    what = problems(KWB_DELIVER_KAFKA_WAIT_MS="5000")["KWB_KAFKA_DELIVERY_TIMEOUT_MS"]
+    what = problems(KWB_DELIVER_DEADLINE_MS="5000")["KWB_KAFKA_DELIVERY_TIMEOUT_MS"]
+    assert "KWB_DELIVER_DEADLINE_MS" in what
+    assert problems(KWB_DELIVER_DEADLINE_MS="4999") == {}
+
+
+def test_the_outbox_has_time_before_the_deadline() -> None:
+    what = problems(KWB_DELIVER_KAFKA_WAIT_MS="1900")["KWB_DELIVER_DEADLINE_MS"]
     assert "KWB_DELIVER_KAFKA_WAIT_MS" in what
-    assert problems(KWB_DELIVER_KAFKA_WAIT_MS="4999") == {}
+    assert problems(KWB_DELIVER_KAFKA_WAIT_MS="1899") == {}
 
 
 def test_other_contradictions() -> None:
+    assert "no time would be left" in problems(KWB_DELIVER_CLAIM_WAIT_MS="700")["KWB_DELIVER_CLAIM_WAIT_MS"]
+    assert problems(KWB_DELIVER_CLAIM_WAIT_MS="699") == {}
     assert "KWB_INGEST_DRAIN_TIMEOUT_MS" in problems(KWB_INGEST_DRAIN_GRACE_MS="20000")
     assert "KWB_MANAGEMENT_PORT" in problems(KWB_MANAGEMENT_PORT="8080")
     assert problems(KWB_MANAGEMENT_PORT="8080", KWB_MANAGEMENT_HOST="127.0.0.2") == {}
@@ -288,7 +296,7 @@ def test_other_contradictions() -> None:
 
 
 def test_a_faulty_value_does_not_contradict_as_well() -> None:
-    found = problems(KWB_KAFKA_DELIVERY_TIMEOUT_MS="x", KWB_DELIVER_KAFKA_WAIT_MS="9000")
+    found = problems(KWB_KAFKA_DELIVERY_TIMEOUT_MS="x", KWB_DELIVER_DEADLINE_MS="9000")
     assert found == {"KWB_KAFKA_DELIVERY_TIMEOUT_MS": "'x' is not a whole number"}
 
 

@@ -62,6 +62,7 @@ def test_the_example_means_what_it_says() -> None:
         "name": "erp", "topic": "erp", "methods": ["GET", "POST"], "body_bytes_max": 5 * 1024**2, "auth": "basic",
         "credentials": 1, "format": "raw", "key": "{json:order.id}", "content_encoding": "opaque",
         "rate_limit_per_second": 12.5, "index_json": False, "ack": "any", "ordering": "none",
+        "delivery_id": None, "dedupe": "mark",
     }  # fmt: skip
     assert erp.allow == b"POST, GET"
     assert erp.needs_json
@@ -438,3 +439,40 @@ def test_rule_5_what_only_postgresql_can_vouch_for_needs_it(word: str) -> None:
     (problem,) = problems(f"sources:\n  a: {{auth: none, {word}}}")
     assert "DATABASE_URL is not set" in problem
     assert table(f"sources: {{a: {{auth: none, {word}}}}}", DATABASE_URL="postgresql://u:p@127.0.0.1/d")
+
+
+def test_rule_13_where_the_delivery_id_stands() -> None:
+    found = table(
+        """\
+sources:
+  a: {auth: none, delivery_id: "{json:id}"}
+  b: {auth: none, delivery_id: "{header:X-Id}", dedupe: suppress}
+  c: {auth: none, dedupe: body}
+  d: {auth: none}
+""",
+        **DATABASE,
+    )
+    facts = [(f["delivery_id"], f["dedupe"], s.needs_json) for s in found.all() for f in [describe(s)]]
+    assert facts == [
+        ("{json:id}", "mark", True),
+        ("{header:X-Id}", "suppress", False),
+        ("SHA-256 of the body", "body", False),
+        (None, "mark", False),
+    ]
+
+
+@pytest.mark.parametrize(("words", "environ", "line", "what"), [
+    ("dedupe: suppress", DATABASE, 2, "sources.a: `dedupe: suppress` needs a `delivery_id`"),
+    ('dedupe: suppress\n    delivery_id: "{header:X}"', {}, 3, "but DATABASE_URL is not set"),
+    ('dedupe: suppress\n    delivery_id: "{header:X}"', {**DATABASE, "KWB_ARCHIVE_DEDUPE_WINDOW_DAYS": "0"}, 3,
+     "needs a window, but KWB_ARCHIVE_DEDUPE_WINDOW_DAYS is 0"),
+    ('dedupe: body\n    delivery_id: "{header:X}"', {}, 4, "takes the body for the delivery id"),
+    ("delivery_id: constant", {}, 3, "it would be the same for every event"),
+    ("dedupe: supress", {}, 3, "did you mean suppress?"),
+])  # fmt: skip
+def test_rule_13_what_cannot_tell_duplicates_is_a_problem(
+    words: str, environ: dict[str, str], line: int, what: str
+) -> None:
+    (problem,) = problems(f"sources:\n  a:\n    {words}\n", **environ)
+    assert problem.startswith(f"KWB_CONFIG:{line}: ")
+    assert what in problem

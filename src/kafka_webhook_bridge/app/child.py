@@ -23,6 +23,7 @@ from kafka_webhook_bridge.archive.archiver import Archiver
 from kafka_webhook_bridge.archive.retention import Retention
 from kafka_webhook_bridge.errors import ConfigError, KwbError, StoreError
 from kafka_webhook_bridge.ingest.server import IngestServer
+from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.observability.background import Background
 from kafka_webhook_bridge.settings import Settings, harness_fd, load_settings
@@ -122,15 +123,20 @@ async def _serve_until_told(
     return not background.died.is_set()
 
 
-def _reload(use: Callable[[SourceTable], None]) -> None:
-    """SIGHUP: hand over the configuration as it is now, unless it is wrong."""
+def _reload(before: Settings, store: Store | None, use: Callable[[SourceTable], None]) -> None:
+    """SIGHUP: hand over the configuration as it is now, unless it is wrong, and the passwords of `file:` secrets."""
     log = logs.get_logger("config")
     try:
-        use(load_sources(load_settings()))
+        settings = load_settings()
+        use(load_sources(settings))
     except ConfigError as error:
         log.error("configuration not reloaded; the old one stays", problems=[str(p) for p in error.problems])
-    else:
-        log.info("configuration reloaded")
+        return
+    if login.change(settings.kafka, before.kafka):
+        log.info("Kafka's password has changed; clients log in with it from now on")
+    if store is not None and settings.store.url is not None:
+        store.log_in(settings.store.url)
+    log.info("configuration reloaded")
 
 
 async def _ingest(settings: Settings, control: socket.socket, listener: socket.socket) -> int:
@@ -139,13 +145,16 @@ async def _ingest(settings: Settings, control: socket.socket, listener: socket.s
     database = Database(settings)
     await database.open()
     server = IngestServer(
-        settings, load_sources(settings), listener, database.store, database.reason, make_clock(), background
-    )
+        settings, load_sources(settings), listener, database.store, database.reason, database.migrated, make_clock(),
+        background,
+    )  # fmt: skip
     if database.store is not None:
         background.start(database.watch(), "database")
     await server.start()
 
-    well = await _serve_until_told(channel, server.parts, lambda: _reload(server.reload), background)
+    well = await _serve_until_told(
+        channel, server.parts, lambda: _reload(settings, database.store, server.reload), background
+    )
     await server.drain(None if well else 0)
     await database.close()
     return 0 if well else 1
@@ -170,10 +179,10 @@ async def _worker(settings: Settings, control: socket.socket) -> int:
 
     def parts() -> list[health.Part]:
         reason = database.reason()
-        return [health.Part("postgres", "unavailable" if reason else "ready", reason or "")]
+        return [health.Part("postgres", "unavailable" if reason else "ready", reason or "", durable=True)]
 
     use = archiver.use if store is not None else lambda _: None
-    well = await _serve_until_told(channel, parts, lambda: _reload(use), background)
+    well = await _serve_until_told(channel, parts, lambda: _reload(settings, store, use), background)
     background.let_end()
     stop.set()
     await asyncio.gather(*rooms, return_exceptions=True)

@@ -1,4 +1,5 @@
 """Partitions of `events`: made ahead, the default one emptied into them, dropped when too old (rules.md 7, 18).
+Deliveries that suppress no duplicate any more are forgotten here too (rules.md 14).
 
 One worker does it, under a lease. Done twice it would do no harm, so nothing else protects it.
 """
@@ -15,7 +16,7 @@ from kafka_webhook_bridge.errors import StoreError
 from kafka_webhook_bridge.observability import logs
 from kafka_webhook_bridge.observability.background import pause
 from kafka_webhook_bridge.settings import Settings
-from kafka_webhook_bridge.store import Store, partitions
+from kafka_webhook_bridge.store import Store, deliveries, partitions
 from kafka_webhook_bridge.store.coordination import Lease
 
 _EVERY_S = 600.0
@@ -77,7 +78,7 @@ class Retention:
 
     async def tidy(self) -> bool:
         """One turn; false if somebody else has it. Raises StoreError."""
-        for step in (self._make_ahead, self._empty_default, self._drop_old):
+        for step in (self._make_ahead, self._empty_default, self._drop_old, self._forget_deliveries):
             if not await self._lease.take():
                 return False
             try:
@@ -130,3 +131,10 @@ class Retention:
         deleted = await partitions.expire_default(self._store, oldest_ms)
         if deleted:
             self._log.info("events deleted from the default partition: too old", events=deleted)
+
+    async def _forget_deliveries(self) -> None:
+        """Outside the window they suppress nothing. By PostgreSQL's clock, in case that this one is wrong."""
+        window_ms = max(1, self._limits.dedupe_window_days) * ids.DAY_MS
+        deleted = await deliveries.expire(self._store, await partitions.server_time_ms(self._store) - window_ms)
+        if deleted:
+            self._log.info("deliveries forgotten: older than the window", deliveries=deleted)

@@ -89,6 +89,8 @@ def show_source(name: str, out: Output) -> None:
             ("largest body", _size(facts["body_bytes_max"])),
             ("format", facts["format"]),
             ("partition key", facts["key"]),
+            ("delivery id", facts["delivery_id"]),
+            ("duplicates", _duplicates(facts)),
             ("compressed bodies", compressed),
             ("rate limit", None if limit is None else f"{limit:g} per second"),
             ("JSON index", "yes" if facts["index_json"] else "no"),
@@ -166,6 +168,14 @@ def _login(facts: dict[str, Any]) -> str:
     if facts["auth"] == "none":
         return "none: anybody may send"
     return "Basic, its own" if facts["own_credentials"] else "Basic, the bridge's"
+
+
+def _duplicates(facts: dict[str, Any]) -> str:
+    if facts["delivery_id"] is None:
+        return "not looked for: there is no delivery_id"
+    if facts["dedupe"] == "suppress":
+        return "suppressed: answered with the first one's receipt"
+    return "stored, and marked in the archive"
 
 
 def _size(number: int) -> str:

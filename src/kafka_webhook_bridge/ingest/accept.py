@@ -10,23 +10,27 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 from kafka_webhook_bridge import errors
 from kafka_webhook_bridge.body import NOT_JSON, parse_json
 from kafka_webhook_bridge.errors import Refusal
-from kafka_webhook_bridge.event import Record, Request
+from kafka_webhook_bridge.event import Record, Request, Stored
 from kafka_webhook_bridge.formats import encode, record_bytes
 from kafka_webhook_bridge.ingest import responses
 from kafka_webhook_bridge.ingest.auth import Logins, verify
 from kafka_webhook_bridge.ingest.deliver import Deliver, Pending
 from kafka_webhook_bridge.ingest.limits import FailedLogins, TokenBucket, TrustedProxies
+from kafka_webhook_bridge.ingest.once import Once
 from kafka_webhook_bridge.ingest.protocol import Connection, Incoming
+from kafka_webhook_bridge.ingest.suppress import Suppress
 from kafka_webhook_bridge.ingest.topics import Topics
 from kafka_webhook_bridge.observability import logs, metrics
 from kafka_webhook_bridge.settings import IngestSettings, Settings
 from kafka_webhook_bridge.sources.source import Source
 from kafka_webhook_bridge.sources.table import SourceTable
+from kafka_webhook_bridge.store.deliveries import Durable
 
 _SWEEP_S = 0.25
 _PARSED_ON_LOOP_BYTES_MAX = 32 * 1024  # bodies that are parsed and larger go to a thread (rules.md 28)
@@ -37,18 +41,23 @@ _REFUSED_BODY_BYTES_MAX = 65_536  # of requests that are refused, and of health:
 
 Health = Callable[[], tuple[int, dict[str, Any]]]
 Admission = tuple["Route | None", Refusal | None, int]
+Made = TypeVar("Made")
 
 
 class Route:
     """A source with the handles that its requests need."""
 
     __slots__ = (
-        "_outcomes", "acked", "bucket", "events", "logins", "name", "off_loop_bytes", "received", "source", "table",
-        "topic",
+        "_acked", "_outcomes", "ack", "bodies_differ", "bucket", "by_outbox", "direct", "logins", "name",
+        "off_loop_bytes", "plain", "received", "source", "suppressed", "suppresses", "table", "topic",
     )  # fmt: skip
 
-    def __init__(self, source: Source, workers: int, now: float, table: SourceTable) -> None:
+    def __init__(self, source: Source, workers: int, now: float, table: SourceTable, outbox: bool) -> None:
         self.source = source
+        self.ack = source.ack
+        self.suppresses = source.dedupe == "suppress"
+        # Kafka first, and then the outbox; nothing else to be done
+        self.plain = outbox and source.ack == "any" and not self.suppresses
         self.table = table
         self.name = source.name.encode()
         self.topic = source.topic.encode()
@@ -58,9 +67,22 @@ class Route:
         self.off_loop_bytes = _PARSED_ON_LOOP_BYTES_MAX if source.needs_json else _HASHED_ON_LOOP_BYTES_MAX
         registry = metrics.registry()
         self.received = registry.counter("kwb_requests_received_total", source=source.name)
-        self.acked = registry.counter("kwb_requests_acked_total", source=source.name, stored="kafka")
-        self.events = registry.counter("kwb_events_total", source=source.name, path="direct")
+        self.direct = registry.counter("kwb_events_total", source=source.name, path="direct")
+        self.by_outbox = registry.counter("kwb_events_total", source=source.name, path="outbox")
+        if self.suppresses:
+            self.suppressed = registry.counter("kwb_requests_suppressed_total", source=source.name)
+            self.bodies_differ = registry.counter("kwb_dedupe_bodies_differ_total", source=source.name)
+        self._acked: dict[Stored, metrics.Cell] = {}
         self._outcomes: dict[str, metrics.Cell] = {}
+
+    def acked(self, stored: Stored) -> None:
+        """Count a 2xx by the place that is durable."""
+        cell = self._acked.get(stored)
+        if cell is None:
+            cell = self._acked[stored] = metrics.registry().counter(
+                "kwb_requests_acked_total", source=self.source.name, stored=stored
+            )
+        cell.add()
 
     def refused(self, refusal: Refusal) -> None:
         """Count a 4xx as rejected and a 5xx as refused."""
@@ -88,6 +110,7 @@ class Edge:
         settings: Settings,
         sources: SourceTable,
         topics: Topics,
+        suppress: Suppress,
         health: Health,
         clock: Callable[[], float],
     ) -> None:
@@ -106,8 +129,10 @@ class Edge:
         self.dropped_bytes_max = _REFUSED_BODY_BYTES_MAX
         self.draining = False
         self.topics = topics
+        self.suppress = suppress
+        self._outbox = settings.store.url is not None
         self.deliver = Deliver(
-            settings.deliver.kafka_wait_ms, clock, acked=self._acked, failed=self._failed, topic_missing=self._missing
+            settings.deliver, clock, answered=self._acked, refused=self._failed, topic_missing=self._missing
         )
         self._health = health
         self._workers = s.workers
@@ -130,7 +155,7 @@ class Edge:
         self._gauges: tuple[tuple[metrics.Cell, Callable[[], int]], ...] = (
             (registry.gauge("kwb_connections"), lambda: len(self._connections)),
             (registry.gauge("kwb_in_flight_bytes"), lambda: self._in_flight_bytes),
-            (registry.gauge("kwb_in_flight_requests"), lambda: len(self.deliver)),
+            (registry.gauge("kwb_in_flight_requests"), lambda: len(self.deliver) + len(suppress)),
         )
         self._slow = {
             phase: registry.counter("kwb_slow_closed_total", phase=phase) for phase in ("header", "body", "idle")
@@ -144,7 +169,7 @@ class Edge:
         self._sources = sources
         self.proxies = TrustedProxies(sources.trusted_proxies)
         now = self.clock()
-        self._routes = {s.name.encode(): Route(s, self._workers, now, sources) for s in sources.all()}
+        self._routes = {s.name.encode(): Route(s, self._workers, now, sources, self._outbox) for s in sources.all()}
         self._open_login: Logins | None = None
         self._health_routes = {
             b"/health": self._live,
@@ -212,7 +237,7 @@ class Edge:
             return errors.UNKNOWN_SOURCE
         if not self._open_logins(source).right(login):
             return self._wrong_login(sender)
-        return Route(source, self._workers, self.clock(), self._sources)  # kept once its topic is ready
+        return Route(source, self._workers, self.clock(), self._sources, self._outbox)  # kept once it is of use
 
     def _open_logins(self, source: Source) -> Logins:
         """One for all open sources, which share their credentials."""
@@ -236,15 +261,20 @@ class Edge:
         request = Request(
             incoming.method, path, query if mark else None, incoming.headers, incoming.body, incoming.peer
         )
-        if len(incoming.body) <= route.off_loop_bytes:
+        if route.suppresses:
+            Once(self, connection, incoming, route).accept(request)
+        elif len(incoming.body) <= route.off_loop_bytes:
             self._encoded(connection, incoming, route, make_record(request, route.source))
-            return
-        self._encode_off_loop(connection, incoming, route, request)
+        else:
+            work = partial(make_record, request, route.source)
+            self.off_loop(connection, incoming, work, partial(self.encoded_later, connection, incoming, route))
 
-    def _encode_off_loop(self, connection: Connection, incoming: Incoming, route: Route, request: Request) -> None:
+    def off_loop(
+        self, connection: Connection, incoming: Incoming, work: Callable[[], Made], then: Callable[[Made], None]
+    ) -> None:
         """In a thread. The deadline holds while the event waits for one; a sender that is gone waits no more."""
 
-        def encoded(done: asyncio.Future[Record]) -> None:
+        def made(done: asyncio.Future[Made]) -> None:
             timer.cancel()
             connection.work = None
             if done.cancelled():
@@ -253,16 +283,20 @@ class Edge:
                 self.log.error("fault in encoding", exc_info=error)
                 connection.refuse(errors.INTERNAL)
             else:
-                self._encoded_later(connection, incoming, route, done.result())
+                then(done.result())
 
-        work = connection.work = self._loop.run_in_executor(self._pool, make_record, request, route.source)
-        timer = self._loop.call_later(self._left_s(incoming), work.cancel)
-        work.add_done_callback(encoded)
+        future = connection.work = self._loop.run_in_executor(self._pool, work)
+        timer = self._loop.call_later(self._left_s(incoming, self.deliver.deadline_s), future.cancel)
+        future.add_done_callback(made)
 
-    def _left_s(self, incoming: Incoming) -> float:
-        return max(0.0, incoming.last_byte + self.deliver.wait_s - self.clock())
+    def deadline_of(self, incoming: Incoming) -> float:
+        """When the request is answered at the latest, by the clock."""
+        return incoming.last_byte + self.deliver.deadline_s
 
-    def _encoded_later(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
+    def _left_s(self, incoming: Incoming, wait_s: float) -> float:
+        return max(0.0, incoming.last_byte + wait_s - self.clock())
+
+    def encoded_later(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
         """As `_encoded`, from a callback of the loop: there a fault would leave the sender without an answer."""
         try:
             self._encoded(connection, incoming, route, record)
@@ -273,57 +307,105 @@ class Edge:
     def _encoded(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
         bytes_max = self.topics.ready.get(record.topic)
         if bytes_max is None:
-            self._wait_for_topic(connection, incoming, route, record)
+            self._without_topic(connection, incoming, route, record)
         elif len(record.value) + _HEADERS_BYTES > bytes_max and record_bytes(record) > bytes_max:
             connection.refuse(errors.RECORD_TOO_LARGE, event_id=record.event_id)
         else:
             if route.source.open and route.table is self._sources:
                 self._routes.setdefault(route.name, route)
-            self.deliver.submit(record, connection, route, incoming.last_byte)
+            self.deliver.submit(record, connection, route, incoming.last_byte, connection.claim)
+
+    def _without_topic(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
+        """First use of a topic, or it is missing, or Kafka is away."""
+        source = route.source
+        if self._may_store(route) and (
+            source.ack == "store"
+            or source.topic in self.topics.blocked
+            or self.topics.away
+            or self.deliver.breakers.cluster_open
+        ):
+            self._store(connection, incoming, route, record)
+            self.topics.look_at(source)
+        else:
+            self._wait_for_topic(connection, incoming, route, record)
+
+    def _may_store(self, route: Route) -> bool:
+        """Whether the outbox may take an event whose topic is not known to be there."""
+        return self.deliver.may_store(route) and self.topics.expected(route.source)
+
+    def _store(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
+        """To the outbox alone; the relay looks at the topic."""
+        if record_bytes(record) > self.topics.record_bytes_max:
+            connection.refuse(errors.RECORD_TOO_LARGE, event_id=record.event_id)
+            return
+        if route.source.open and route.table is self._sources:
+            self._routes.setdefault(route.name, route)
+        self.deliver.submit_unsent(record, connection, route, incoming.last_byte, connection.claim)
 
     def _wait_for_topic(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
-        """First use of a topic. The deadline of the request holds here too."""
+        """While it is made or looked at. The deadlines of the request hold here too."""
         answered = False
 
-        def ready(refusal: Refusal | None) -> None:
+        def over(refusal: Refusal | None) -> None:
             nonlocal answered
             timer.cancel()
             if answered:
                 return
             answered = True
-            if refusal is not None:
-                connection.refuse(refusal, event_id=record.event_id)
-                return
-            if record.topic in self.topics.ready:
-                self._encoded_later(connection, incoming, route, record)
-            else:  # blocked again in the same moment
-                connection.refuse(errors.TOPIC_BLOCKED, event_id=record.event_id)
+            try:
+                self._topic_known(connection, incoming, route, record, refusal)
+            except Exception:
+                self.log.exception("fault while a request was accepted")
+                connection.refuse(errors.INTERNAL, event_id=record.event_id)
 
         def late() -> None:
-            ready(errors.NOT_DURABLE)
+            over(errors.NOT_DURABLE)
 
-        timer = self._loop.call_later(self._left_s(incoming), late)
-        self.topics.ensure(route.source, ready)
+        wait_s = self.deliver.kafka_wait_s if self._may_store(route) else self.deliver.deadline_s
+        timer = self._loop.call_later(self._left_s(incoming, wait_s), late)
+        self.topics.ensure(route.source, over)
 
-    def _acked(self, pending: Pending) -> None:
+    def _topic_known(
+        self, connection: Connection, incoming: Incoming, route: Route, record: Record, refusal: Refusal | None
+    ) -> None:
+        if refusal is None and record.topic in self.topics.ready:
+            self._encoded(connection, incoming, route, record)
+            return
+        refusal = refusal or errors.TOPIC_BLOCKED  # blocked again in the same moment
+        if refusal in (errors.NOT_DURABLE, errors.TOPIC_BLOCKED) and self._may_store(route):
+            self._store(connection, incoming, route, record)
+        else:
+            connection.refuse(refusal, event_id=record.event_id)
+
+    def _acked(self, pending: Pending, stored: Stored) -> None:
         connection = pending.connection
         if connection.gone:
             return  # counted as aborted when the connection ended
-        route = pending.route
-        route.acked.add()
+        route, record = pending.route, pending.record
+        route.acked(stored)
         incoming = connection.current
         self._seconds.observe(self.clock() - incoming.last_byte)
         close = self.draining or not incoming.keep_alive
-        connection.answer(
-            responses.receipt(
-                pending.event_id.encode(), route.name, b"kafka", route.topic, pending.sha256.encode(), self.date, close
-            ),
-            close,
-        )
+        body = responses.receipt(
+            record.event_id.encode(), route.name, stored.encode(), route.topic, record.body_sha256.encode(),
+            self.date, close,
+        )  # fmt: skip
+        connection.answer(body, close)
         if self._log_every:
             self._logged += 1
             if self._logged % self._log_every == 0:
                 self.log.info("request accepted", source=route.source.name, event_id=pending.event_id)
+
+    def suppressed(self, connection: Connection, route: Route, first: Durable, *, other_body: bool) -> None:
+        """Answer a delivery of an event that is durable already."""
+        if connection.gone:
+            return
+        route.suppressed.add()
+        route.bodies_differ.add(other_body)
+        incoming = connection.current
+        self._seconds.observe(self.clock() - incoming.last_byte)
+        close = self.draining or not incoming.keep_alive
+        connection.answer(responses.duplicate(route.name, first, self.date, close), close)
 
     def _failed(self, pending: Pending, refusal: Refusal, reason: str) -> None:
         if not pending.connection.gone:

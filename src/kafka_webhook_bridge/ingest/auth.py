@@ -5,12 +5,15 @@ from __future__ import annotations
 import secrets
 from hashlib import blake2b
 from typing import Any
+from uuid import UUID
 
 from uuid_utils import uuid7
 
+from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.body import NOT_JSON
 from kafka_webhook_bridge.event import Event, Request
 from kafka_webhook_bridge.sources.basic import matches, parse_basic
+from kafka_webhook_bridge.sources.keys import dedupe_key
 from kafka_webhook_bridge.sources.source import Source
 
 _PASSED_MAX = 1024
@@ -52,9 +55,10 @@ def verify(request: Request, source: Source, document: Any = NOT_JSON) -> Event:
     """The event of a request whose login was right. The only place that makes an Event.
 
     The id is minted here, before any I/O. Basic credentials do not cover the body, and say so. `document` is the
-    parsed body where the key wants it.
+    parsed body where the key or the delivery id wants it.
     """
     event_id = uuid7()
+    delivery_id = None if source.delivery_id is None else source.delivery_id.render(request, document)
     return Event(
         str(event_id),
         event_id.timestamp,
@@ -64,5 +68,10 @@ def verify(request: Request, source: Source, document: Any = NOT_JSON) -> Event:
         None if source.key is None else source.key.render(request, document),
         source.auth,
         False,
-        None,
+        None if delivery_id is None else dedupe_key(source.name_bytes, delivery_id),
     )
+
+
+def taken_over(event: Event, event_id: str) -> Event:
+    """The event under the id that an earlier delivery of it was given (rules.md 14)."""
+    return event._replace(event_id=event_id, received_ms=ids.time_ms(UUID(event_id)))

@@ -16,7 +16,7 @@ import math
 import sys
 import termios
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httptools
 
@@ -25,8 +25,8 @@ from kafka_webhook_bridge.errors import Refusal
 from kafka_webhook_bridge.ingest import responses
 
 if TYPE_CHECKING:
-    from kafka_webhook_bridge.event import Record
     from kafka_webhook_bridge.ingest.accept import Edge, Route
+    from kafka_webhook_bridge.ingest.suppress import Claim
 
 IDLE, HEAD, BODY, LINGER = range(4)
 _FRESH_S = 1.0  # a connection without a request for so long is idle
@@ -85,7 +85,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_announced", "_body_max", "_chunked", "_chunks", "_coded", "_continue", "_head_bytes", "_header_count",
         "_headers", "_keep_alive", "_parser", "_parts", "_peer", "_queue", "_reading", "_refusal", "_route", "_size",
-        "_small", "_target", "_transport", "_wire_bytes", "_writable", "current", "deadline", "edge", "fatal",
+        "_small", "_target", "_transport", "_wire_bytes", "_writable", "claim", "current", "deadline", "edge", "fatal",
         "pending", "phase", "sender", "work",
     )  # fmt: skip
 
@@ -93,7 +93,8 @@ class Connection(asyncio.Protocol):
         self.edge = edge
         self.phase = IDLE
         self.pending = False
-        self.work: asyncio.Future[Record] | None = None  # in a thread, for the request at hand
+        self.work: asyncio.Future[Any] | None = None  # in a thread, for the request at hand
+        self.claim: Claim | None = None  # of the request at hand, where its source suppresses duplicates
         self.fatal: Refusal | None = None
         self.deadline = math.inf
         self._queue: deque[Incoming] = deque()
@@ -374,6 +375,8 @@ class Connection(asyncio.Protocol):
         """Answer the request at hand with a refusal; one whose sender has gone is counted as aborted already."""
         if self._transport is None:
             return
+        if self.claim is not None and refusal is not errors.NOT_DURABLE:  # then it may still become durable
+            self.claim.release()
         incoming = self.current
         close = self._closes(incoming) or refusal.close
         answer = self.edge.refused(
@@ -392,6 +395,7 @@ class Connection(asyncio.Protocol):
             return
         incoming = self.current
         self.pending = False
+        self.claim = None
         self.edge.release(len(incoming.body))
         transport.write(data)
         last = not self._keep_alive and not self._queue  # of a half-closed sender

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from kafka_webhook_bridge.errors import REFUSALS, Refusal
+from kafka_webhook_bridge.store.deliveries import Durable
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = b"connection: close\r\n"
@@ -20,6 +21,7 @@ _RECEIPT = (
     b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\nkwb-event-id: %b\r\n%b%b\r\n"
     b'{"event_id":"%b","source":"%b","duplicate":false,"stored":"%b","topic":"%b","body_sha256":"%b"}'
 )
+_DUPLICATE = _RECEIPT.replace(b'"duplicate":false', b'"duplicate":true')
 # Everything in the receipt's body but its five variable values.
 _RECEIPT_FRAME_BYTES = len(b'{"event_id":"","source":"","duplicate":false,"stored":"","topic":"","body_sha256":""}')
 
@@ -30,6 +32,15 @@ def receipt(
     """The 200 of an accepted event. Source and topic names need no JSON escape: their alphabets have none."""
     size = _RECEIPT_FRAME_BYTES + len(event_id) + len(source) + len(stored) + len(topic) + len(sha256)
     return _RECEIPT % (
+        size, event_id, date, _CLOSE if close else _ALIVE, event_id, source, stored, topic, sha256,
+    )  # fmt: skip
+
+
+def duplicate(source: bytes, first: Durable, date: bytes, close: bool) -> bytes:
+    """The 200 of a delivery whose event is durable already, with that event's values."""
+    event_id, stored, topic, sha256 = (text.encode() for text in first)
+    size = _RECEIPT_FRAME_BYTES - 1 + len(event_id) + len(source) + len(stored) + len(topic) + len(sha256)
+    return _DUPLICATE % (
         size, event_id, date, _CLOSE if close else _ALIVE, event_id, source, stored, topic, sha256,
     )  # fmt: skip
 

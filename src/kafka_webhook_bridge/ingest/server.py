@@ -12,7 +12,9 @@ from typing import Any
 
 from kafka_webhook_bridge.ingest.accept import Edge
 from kafka_webhook_bridge.ingest.drain import drain, take_in
+from kafka_webhook_bridge.ingest.outbox import OutboxWriter
 from kafka_webhook_bridge.ingest.protocol import Connection
+from kafka_webhook_bridge.ingest.suppress import Suppress, settle_beside
 from kafka_webhook_bridge.ingest.topics import Topics
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import record_bytes_limit
@@ -25,6 +27,9 @@ from kafka_webhook_bridge.store.pool import Store
 
 _CERTIFICATE_CHECK_S = 2.0
 _TLS_HANDSHAKE_S = 10.0
+_LAST_CLOSES_S = 2.0  # at the end: rows of the outbox that Kafka acknowledged meanwhile
+_LATE = "records are not acknowledged in time; events go to the outbox first"
+_FULL = "the outbox is full: Kafka alone takes events"
 _GC_THRESHOLD = (50_000, 50, 100)  # requests make no cycles; scanning them again and again costs 5 to 30 %
 
 
@@ -43,8 +48,8 @@ def tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
 class IngestServer:
     """Answers webhooks on a listening socket until it is drained.
 
-    `store` is PostgreSQL, None without one; `database` tells why it cannot be used (None: it can). Whoever owns the
-    process watches `background`.
+    `store` is PostgreSQL, None without one; `database` tells why it cannot be used (None: it can), `migrated` is set
+    once it has its tables. Whoever owns the process watches `background`.
     """
 
     def __init__(
@@ -54,19 +59,36 @@ class IngestServer:
         listener: socket.socket,
         store: Store | None,
         database: Callable[[], str | None],
+        migrated: asyncio.Event,
         clock: Callable[[], float],
         background: Background,
     ) -> None:
         self._settings = settings
+        self._store = store
         self._listener = listener
         self._database = database
         self._log = logs.get_logger("ingest")
         size = max(settings.ingest.body_bytes_max, sources.body_bytes_max)  # record sizes follow (rules.md 9)
         self._topics = Topics(Admin(settings.kafka), store, record_bytes_limit(size), sources)
-        self.edge = Edge(settings, sources, self._topics, self.health, clock)
-        self.producer = self.edge.deliver.producer = Producer(
-            settings.kafka, self.edge.deliver.finished, body_bytes_max=size, died=background.fault_in_thread
-        )
+        self._suppress = Suppress(settings, store, clock)
+        self.edge = Edge(settings, sources, self._topics, self._suppress, self.health, clock)
+        deliver = self.edge.deliver
+        self.producer = deliver.producer = Producer(
+            settings.kafka, deliver.finished, body_bytes_max=size, died=background.fault_in_thread,
+            on_lost=deliver.lost, on_found=deliver.found,
+        )  # fmt: skip
+        self._sources = sources
+        self.outbox: OutboxWriter | None = None
+        if store is not None:
+            self.outbox = deliver.outbox = OutboxWriter(
+                settings,
+                store,
+                migrated,
+                deliver,
+                index_json=self._indexes,
+                blocked=self._topics.blocked.get,
+                beside=settle_beside,
+            )
         self._available = metrics.registry().gauge("kwb_kafka_available")
         self._background = background
         self._server: asyncio.Server | None = None
@@ -77,6 +99,11 @@ class IngestServer:
         context = tls_context(self._settings.ingest)
         take_in(self._listener)
         self._background.start(self._topics.run(), "topics")
+        if self._store is not None:
+            self._background.start(self._suppress.run(self._store), "suppress")
+        if self.outbox is not None:
+            self._background.start(self.outbox.run(), "outbox")
+            self._background.start(self.outbox.watch_usage(), "outbox-usage")
         if context is not None:
             self._background.start(self._renew(context), "certificate")
         handshake: dict[str, Any] = {} if context is None else {"ssl_handshake_timeout": _TLS_HANDSHAKE_S}
@@ -89,19 +116,39 @@ class IngestServer:
 
     def reload(self, sources: SourceTable) -> None:
         """Take a new configuration. Requests under way are not disturbed."""
+        self._sources = sources
         self.edge.use(sources)
+        if self.outbox is not None:
+            self.outbox.forget()
+
+    def _indexes(self, name: str) -> bool:
+        source = self._sources.get(name)
+        return source is None or source.index_json
 
     def parts(self) -> list[health.Part]:
         """What this process stands on."""
         reason = "" if self.producer.available else self.producer.reason
         self._available.set(self.producer.available)
         parts = [health.Part("kafka", "unavailable" if reason else "ready", reason, durable=True)]
-        database = self._database()
-        parts.append(health.Part("postgres", "unavailable" if database else "ready", database or ""))
+        if not reason and (worry := self.producer.refused or self._lateness()):
+            parts = [health.Part("kafka", "degraded", worry, durable=True)]
+        parts.append(self._postgres())
         if self._topics.blocked:
             names = ", ".join(sorted(self._topics.blocked)[:5])
             parts.append(health.Part("topics", "degraded", f"missing in Kafka: {names}"))
         return parts
+
+    def _lateness(self) -> str:
+        return _LATE if self.edge.deliver.breakers.failing else ""
+
+    def _postgres(self) -> health.Part:
+        reason = self._database()
+        if reason is None and self.outbox is not None:
+            if self.outbox.away:
+                reason = self.outbox.reason
+            elif self.outbox.full:
+                return health.Part("postgres", "degraded", _FULL, durable=True)
+        return health.Part("postgres", "unavailable" if reason else "ready", reason or "", durable=True)
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """The answer of /health/ready."""
@@ -113,9 +160,13 @@ class IngestServer:
         assert self._server is not None
         grace_ms = s.drain_grace_ms if grace_ms is None else grace_ms
         await drain(self.edge, self._server, self._listener, grace_ms, s.drain_timeout_ms)
-        self._background.cancel()
+        self._background.let_end()
         await self.producer.close()
+        if self.outbox is not None:
+            await self.outbox.finish(_LAST_CLOSES_S)
+        self._background.cancel()
         self.edge.close()
+        self._suppress.close()
 
     async def _renew(self, context: ssl.SSLContext) -> None:
         """Load the certificate again when its file changes; a broken one is refused and the old one kept."""

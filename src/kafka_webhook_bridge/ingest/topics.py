@@ -6,12 +6,14 @@
 A topic is made once, at load or at first use, outside the wait for Kafka. One that existed and vanished is never made
 anew: events would seem durable in a topic whose history is gone. What the bridge uses is on record in PostgreSQL, first
 without an id: a crash between the record and the making leaves nothing that looks vanished, or like somebody else's.
-A topic of a configured source that exists is used even while PostgreSQL is away; its record follows.
+A topic of a configured source that exists is used even while PostgreSQL is away; its record follows. While Kafka is
+away, events of configured topics and of those on record wait in the outbox (`expected`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Callable
 
@@ -35,7 +37,8 @@ _NOT_MADE_YET = str(uuid.UUID(int=0))
 class Topics:
     """Keeps the topics that are ready, with the largest record in bytes that each takes. Belongs to one loop.
 
-    `ready` is all that the hot path looks at. `store` is None where there is no PostgreSQL.
+    `ready` is all that the hot path looks at; `away` tells that Kafka did not answer the last question. `store` is None
+    where there is no PostgreSQL.
     """
 
     def __init__(self, admin: Admin, store: Store | None, record_bytes_max: int, sources: SourceTable) -> None:
@@ -43,7 +46,9 @@ class Topics:
         self.blocked: dict[str, str] = {}
         self._admin = admin
         self._store = store
-        self._record_bytes_max = record_bytes_max
+        self.away = False
+        self.record_bytes_max = record_bytes_max
+        self._own: set[str] = set()
         self._sources = sources
         self._unrecorded: dict[str, tuple[str, MadeBy]] = {}
         self._tasks: dict[str, asyncio.Task[Refusal | None]] = {}
@@ -54,6 +59,15 @@ class Topics:
     def use(self, sources: SourceTable) -> None:
         """Take a configuration, after a reload: `run` makes its topics."""
         self._sources = sources
+
+    def expected(self, source: Source) -> bool:
+        """Whether the source's topic is, or will be, the bridge's to produce to, whatever Kafka says now."""
+        return not source.open or source.topic in self._own
+
+    def look_at(self, source: Source) -> None:
+        """Nobody waits for the topic, but it is wanted. Those of configured sources are looked at by `run`."""
+        if source.open and source.topic not in self._tasks and source.topic not in self.blocked:
+            self.ensure(source, lambda _: None)
 
     def ensure(self, source: Source, then: Callable[[Refusal | None], None]) -> None:
         """Call `then` on the loop once the source's topic can be used (None) or cannot."""
@@ -77,6 +91,7 @@ class Topics:
             async with self._one_at_a_time:
                 refusal = await self._find_or_make(source)
         except (KafkaError, StoreError) as error:
+            self.away = isinstance(error, KafkaError)
             self._log.warning("topic not checked", topic=topic, error=error.message)
             return errors.NOT_DURABLE
         except Exception:
@@ -103,7 +118,7 @@ class Topics:
         if topic in self.ready or topic in self.blocked:
             return self.block(topic)
         if self._store is None:
-            self._found(await asyncio.to_thread(self._admin.ensure_topic, topic, self._record_bytes_max), "source")
+            self._found(await asyncio.to_thread(self._admin.ensure_topic, topic, self.record_bytes_max), "source")
             return None
         return await self._make(source, self._store)
 
@@ -121,7 +136,7 @@ class Topics:
                 if others >= self._sources.topics_max:
                     return errors.TOPICS_MAX
             await record_topic(store, topic, _NOT_MADE_YET, made_by, only_new=True)
-            info = await asyncio.to_thread(self._admin.ensure_topic, topic, self._record_bytes_max)
+            info = await asyncio.to_thread(self._admin.ensure_topic, topic, self.record_bytes_max)
             self._found(info, made_by)
             await self._record()
         return None
@@ -134,8 +149,11 @@ class Topics:
 
     def _found(self, info: TopicInfo, made_by: MadeBy) -> None:
         # The broker cuts the connection over a record that is too large, and others die with it (rules.md 9).
-        self.ready[info.name] = min(self._record_bytes_max, info.record_bytes_max or self._record_bytes_max)
+        self.ready[info.name] = min(self.record_bytes_max, info.record_bytes_max or self.record_bytes_max)
+        self.away = False
         self._refused.pop(info.name, None)
+        if made_by == "open_rule":
+            self._own.add(info.name)
         if self.blocked.pop(info.name, None) is not None:
             self._log.info("topic is there again", topic=info.name)
         if self._store is not None:
@@ -161,9 +179,12 @@ class Topics:
         """Make what is missing, put on record what is not, and look again after what is blocked or may have changed."""
         turn = 0
         while True:
+            await self._remember()
             missing = {s.topic: s for s in self._sources.all() if s.topic not in self.ready}
             for source in missing.values():
                 await self._ensure(source)
+                if self.away:
+                    break  # each would take its time to say the same
             again = [topic for topic in self.blocked if topic not in missing]
             turn = (turn + 1) % _LIMITS_EVERY
             if turn == 0:
@@ -174,6 +195,12 @@ class Topics:
             except (KafkaError, StoreError) as error:
                 self._log.warning("topics not checked", error=error.message)
             await asyncio.sleep(_RETRY_S if missing.keys() - self.ready.keys() - self.blocked.keys() else _RECHECK_S)
+
+    async def _remember(self) -> None:
+        """Which topics the open rule made, so that their events can be taken while Kafka is away."""
+        if self._sources.open_rule:
+            with contextlib.suppress(StoreError):
+                self._own |= {name for name, topic in (await self._known()).items() if topic.made_by != "outside"}
 
     async def _look_again(self, topics: list[str]) -> None:
         if not topics:

@@ -13,6 +13,7 @@ import confluent_kafka as ck
 import confluent_kafka.admin
 
 from kafka_webhook_bridge.errors import KafkaError
+from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.errors import code_of, translate
 from kafka_webhook_bridge.observability import logs
@@ -114,6 +115,12 @@ class Admin:
         self._client = ck_admin.AdminClient(
             client_config(settings, **{"client.id": client_id, "error_cb": self._errored})
         )
+        login.follow(self, settings)
+
+    def log_in(self, username: str, password: str) -> None:
+        """Use another password from the next connection on."""
+        self._last_error = None
+        self._client.set_sasl_credentials(username, password)
 
     def _errored(self, error: ck.KafkaError) -> None:
         if self._last_error is None or error.code() != ck.KafkaError._ALL_BROKERS_DOWN:  # its cause says more

@@ -11,6 +11,7 @@ import ssl
 from typing import Any
 
 from kafka_webhook_bridge.errors import ConfigError, Problem
+from kafka_webhook_bridge.kafka.login import password_in_force
 from kafka_webhook_bridge.settings import KafkaSettings
 
 RECORD_BYTES_DEFAULT = 16 * 1024**2
@@ -69,10 +70,11 @@ def client_config(settings: KafkaSettings, **extra: Any) -> dict[str, Any]:
         "socket.connection.setup.timeout.ms": 5_000,
     }
     if sasl:
-        assert settings.password is not None
+        password = password_in_force(settings)
+        assert password is not None
         config["sasl.mechanism"] = settings.sasl_mechanism
         config["sasl.username"] = settings.username
-        config["sasl.password"] = settings.password.get_secret_value()
+        config["sasl.password"] = password.get_secret_value()
     if protocol.endswith("SSL") and settings.ssl_ca:
         config["ssl.ca.location"] = settings.ssl_ca
     return config | extra

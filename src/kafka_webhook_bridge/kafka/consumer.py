@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 
+from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.kafka.config import RECORD_BYTES_DEFAULT, client_config
 from kafka_webhook_bridge.kafka.errors import translate
 from kafka_webhook_bridge.settings import KafkaSettings
@@ -96,8 +97,13 @@ class RecordReader:
                 },
             )
         )
+        login.follow(self, settings)
         self._record_bytes = float(_ASSUMED_RECORD_BYTES)
         self._errors: list[str] = []
+
+    def log_in(self, username: str, password: str) -> None:
+        """Use another password from the next connection on."""
+        self._consumer.set_sasl_credentials(username, password)
 
     def _errored(self, error: ck.KafkaError) -> None:
         if len(self._errors) < _ERRORS_KEPT:

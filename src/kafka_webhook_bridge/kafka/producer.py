@@ -21,7 +21,9 @@ from typing import Any, Literal
 import confluent_kafka as ck
 
 from kafka_webhook_bridge.event import Record
+from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.kafka.config import client_config, record_bytes_limit
+from kafka_webhook_bridge.kafka.reach import REFUSALS, Reach
 from kafka_webhook_bridge.observability import logs, metrics
 from kafka_webhook_bridge.settings import KafkaSettings
 
@@ -29,6 +31,8 @@ LaneName = Literal["fast", "bulk"]
 
 _POLL_S = 0.2  # how soon a poll thread sees that it shall stop
 _PROBE_S = 1.0  # how often the cluster is asked whether it answers
+_PROBE_LOST_S = 0.2  # and how often while its connection is lost
+_PROBE_LEAST_S = 0.05  # between two looks, whatever is reported meanwhile
 _BACK_OFF_MAX_S = 5.0
 _UNKNOWN_TOPIC = frozenset({ck.KafkaError.UNKNOWN_TOPIC_OR_PART, ck.KafkaError._UNKNOWN_TOPIC})
 # librdkafka reports a success without an offset when it concludes from sequence numbers that an earlier try of a batch
@@ -39,6 +43,18 @@ _NO_OFFSET = ck.KafkaError(ck.KafkaError._NO_OFFSET, "acknowledged without an of
 _UNKNOWN = frozenset(
     {
         ck.KafkaError._MSG_TIMED_OUT,
+        ck.KafkaError._PURGE_QUEUE,
+        ck.KafkaError._PURGE_INFLIGHT,
+        ck.KafkaError._NO_OFFSET,
+    }
+)
+# Of one topic alone; of one record alone, or of the producer's end. Every other failure is the cluster's.
+_OF_TOPIC = _UNKNOWN_TOPIC | {ck.KafkaError.TOPIC_AUTHORIZATION_FAILED, ck.KafkaError.TOPIC_EXCEPTION}
+_OF_RECORD = frozenset(
+    {
+        ck.KafkaError.MSG_SIZE_TOO_LARGE,
+        ck.KafkaError.RECORD_LIST_TOO_LARGE,
+        ck.KafkaError.INVALID_RECORD,
         ck.KafkaError._PURGE_QUEUE,
         ck.KafkaError._PURGE_INFLIGHT,
         ck.KafkaError._NO_OFFSET,
@@ -77,6 +93,13 @@ class Outcome:
         return self.error is not None and self.error.code() in _UNKNOWN_TOPIC
 
     @property
+    def blames(self) -> Literal["cluster", "topic"] | None:
+        """What other records will fail with, too; None for an acknowledgement and for what is of this record alone."""
+        if self.error is None or self.error.code() in _OF_RECORD:
+            return None
+        return "topic" if self.error.code() in _OF_TOPIC else "cluster"
+
+    @property
     def unknown(self) -> bool:
         """Whether nobody can tell that the record was not written."""
         return self.error is not None and self.error.code() in _UNKNOWN
@@ -89,19 +112,24 @@ class Lane:
         self,
         name: LaneName,
         generation: int,
+        settings: KafkaSettings,
         config: dict[str, Any],
         hand_over: HandOver,
+        reach: Reach,
         died: Callable[[str, BaseException], None],
     ) -> None:
         self.name = name
         self.generation = generation
         self.batch: list[Outcome] = []
         self.fatal: str | None = None
-        self.last_report = time.monotonic()
+        self.heard = 0.0  # when a broker told the fate of a record last; monotonic seconds
+        self.idle = time.monotonic()  # when nothing was outstanding last
+        self._reach = reach
         self._hand_over = hand_over
         self._stopping = False
         self.producer = ck.Producer({**config, "error_cb": self._errored})
         self.produce = self.producer.produce
+        login.follow(self, settings)
         self.thread = threading.Thread(
             target=_guarded, args=(self._poll, died), name=f"lane-{name}-{generation}", daemon=True
         )
@@ -110,9 +138,15 @@ class Lane:
     def __len__(self) -> int:
         return len(self.producer)
 
+    def log_in(self, username: str, password: str) -> None:
+        """Use another password from the next connection on."""
+        self.producer.set_sasl_credentials(username, password)
+        self._reach.forget()
+
     def _errored(self, error: ck.KafkaError) -> None:
         if error.fatal():
             self.fatal = str(error)
+        self._reach.report(error)
 
     def _poll(self) -> None:
         poll, producer = self.producer.poll, self.producer
@@ -132,13 +166,18 @@ class Lane:
             batch, self.batch = self.batch, []
             for outcome in batch:
                 if not outcome.unknown:  # a record that timed out here is no word from the broker
-                    self.last_report = time.monotonic()
+                    self.heard = time.monotonic()
                     break
             for outcome in batch:
-                if outcome.error is not None and outcome.error.fatal():
-                    self.fatal = str(outcome.error)
-                    break
+                if outcome.error is not None:
+                    self._failed(outcome.error)
             self._hand_over.put(batch)
+
+    def _failed(self, error: ck.KafkaError) -> None:
+        if error.fatal():
+            self.fatal = str(error)
+        if error.fatal() or error.code() in REFUSALS:
+            self._reach.report(error)
 
     def retire(self) -> None:
         """Stop taking records; every outstanding one is reported (purged) by the poll thread, which then ends."""
@@ -192,7 +231,9 @@ class Producer:
 
     `finished(batch)` is called on the loop with every record handed to `send`, exactly once each. `died(name, error)`
     is called from a thread of the producer that ended by a fault.
-    `available` tells whether the cluster answered lately, `reason` why not.
+    `available` tells whether the cluster answered lately, `reason` why not. `connected` is false from the moment that
+    no broker takes a connection until one answers again; `on_lost()` and `on_found()` are called on the loop when it
+    changes, `on_lost` first. A broker that stands still keeps its connection: it is not lost, its records time out.
     """
 
     def __init__(
@@ -203,6 +244,8 @@ class Producer:
         body_bytes_max: int,
         died: Callable[[str, BaseException], None],
         client_id: str = "kwb-ingest",
+        on_lost: Callable[[], None] = lambda: None,
+        on_found: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings = settings
         self._log = logs.get_logger("kafka")
@@ -215,22 +258,42 @@ class Producer:
         self._died = died
         self._outstanding = 0
         self._fast_max = settings.fast_lane_requests_max
-        self._configs = {lane: self._config(lane, body_bytes_max, client_id) for lane in ("fast", "bulk")}
+        self._body_bytes_max = body_bytes_max
+        self._client_id = client_id
         self._stop = threading.Event()
-        self.available = False
-        self.reason = "not connected yet"
+        self._wake = threading.Event()
+        self._reach = Reach(self._wake.set)
+        self.connected = self._told_connected = True
+        self._on_lost = on_lost
+        self._on_found = on_found
+        self._generations = {"fast": 1, "bulk": 1}
+        self._retry_at = {"fast": 0.0, "bulk": 0.0}
+        self._failures = {"fast": 0, "bulk": 0}
         self._gauge_outstanding = self._metrics.gauge("kwb_kafka_outstanding_records")
         self._fast = self._lane("fast", 1)
         self._bulk = self._lane("bulk", 1)
         self._watchdog = threading.Thread(target=_guarded, args=(self._watch, died), name="producer-watch", daemon=True)
         self._watchdog.start()
 
-    def _config(self, lane: str, body_bytes_max: int, client_id: str) -> dict[str, Any]:
+    @property
+    def available(self) -> bool:
+        return self._reach.available
+
+    @property
+    def reason(self) -> str:
+        return self._reach.reason
+
+    @property
+    def refused(self) -> str:
+        """What the cluster refused lately, the login or a right, in words; empty when nothing."""
+        return self._reach.refused
+
+    def _config(self, lane: LaneName) -> dict[str, Any]:
         s = self._settings
         return client_config(
             s,
             **{
-                "client.id": f"{client_id}-{lane}",
+                "client.id": f"{self._client_id}-{lane}",
                 "acks": "all",
                 "enable.idempotence": True,
                 "partitioner": "murmur2_random",  # as Java clients do
@@ -238,7 +301,7 @@ class Producer:
                 "delivery.timeout.ms": s.delivery_timeout_ms,
                 "queue.buffering.max.messages": s.queue_records_max,
                 "queue.buffering.max.kbytes": max(1, s.queue_bytes_max // 1024),
-                "message.max.bytes": record_bytes_limit(body_bytes_max),
+                "message.max.bytes": record_bytes_limit(self._body_bytes_max),
                 "socket.timeout.ms": min(3_000, s.delivery_timeout_ms),
                 "topic.metadata.propagation.max.ms": 2_000,
                 "topic.metadata.refresh.interval.ms": 10_000,
@@ -247,7 +310,8 @@ class Producer:
 
     def _lane(self, name: LaneName, generation: int) -> Lane:
         self._metrics.gauge("kwb_kafka_producer_generation", lane=name).set(generation)
-        return Lane(name, generation, self._configs[name], self._hand_over, self._died)
+        config = self._config(name)
+        return Lane(name, generation, self._settings, config, self._hand_over, self._reach, self._died)
 
     def send(self, record: Record, outcome: Outcome) -> None:
         """Hand one record to Kafka; its outcome arrives in a batch.
@@ -263,6 +327,7 @@ class Producer:
         except ck.KafkaException as error:
             if error.args[0].fatal():
                 lane.fatal = str(error.args[0])
+                self._wake.set()
             raise NotTaken(error.args[0].name()) from None
         self._outstanding = n + 1
         self._probe_topic = record.topic
@@ -279,30 +344,48 @@ class Producer:
     # ── the supervisor ────────────────────────────────────────────────────────────────────────────────────────────
 
     def _watch(self) -> None:
-        failures = 0
         pause_s = 0.0  # at once: until the first answer the process is not ready
-        while not self._stop.wait(pause_s):
-            pause_s = _PROBE_S
+        while True:
+            self._wake.wait(pause_s)
+            self._wake.clear()
+            if self._stop.is_set():
+                return
             self._gauge_outstanding.set(self._outstanding)
-            answered = self._probe()
-            for name in ("fast", "bulk"):
-                lane = self._fast if name == "fast" else self._bulk
+            answered = self._reach.ask(self._metadata, lambda: max(self._fast.heard, self._bulk.heard))
+            if self._reach.connected != self._told_connected:
+                self._told_connected = self._reach.connected
+                self._loop.call_soon_threadsafe(self._connection, self._told_connected)
+            for lane in (self._fast, self._bulk):
                 why = self._sick(lane, answered)
-                if why is None:
-                    continue
-                failures += 1
-                self._metrics.counter("kwb_kafka_producer_rebuilds_total", lane=name).add()
-                self._log.warning("producer rebuilt", lane=name, generation=lane.generation + 1, reason=why)
-                try:
-                    fresh = self._lane(lane.name, lane.generation + 1)
-                except ck.KafkaException as error:
-                    self._log.error("producer not rebuilt", lane=name, error=str(error))
-                else:
-                    self._loop.call_soon_threadsafe(self._replace, fresh)
-                self._stop.wait(min(_BACK_OFF_MAX_S, 0.5 * 2 ** min(failures, 4)))
-                break
-            else:
-                failures = 0
+                if why is not None:
+                    self._rebuild(lane, why)
+            self._stop.wait(_PROBE_LEAST_S)
+            pause_s = _PROBE_S if self._reach.connected else _PROBE_LOST_S
+
+    def _connection(self, connected: bool) -> None:
+        self.connected = connected
+        (self._on_found if connected else self._on_lost)()
+
+    def _rebuild(self, lane: Lane, why: str) -> None:
+        """A lane in the place of a sick one, at once; with longer and longer waits while that does not help."""
+        now = time.monotonic()
+        if lane.generation != self._generations[lane.name]:
+            return  # the loop has not put the new one in its place yet
+        if lane.heard:  # this generation has worked
+            self._failures[lane.name] = 0
+        elif now < self._retry_at[lane.name]:
+            return
+        self._failures[lane.name] += 1
+        self._retry_at[lane.name] = now + min(_BACK_OFF_MAX_S, 0.5 * 2 ** self._failures[lane.name])
+        self._metrics.counter("kwb_kafka_producer_rebuilds_total", lane=lane.name).add()
+        self._log.warning("producer rebuilt", lane=lane.name, generation=lane.generation + 1, reason=why)
+        try:
+            fresh = self._lane(lane.name, lane.generation + 1)
+        except ck.KafkaException as error:
+            self._log.error("producer not rebuilt", lane=lane.name, error=str(error))
+        else:
+            self._generations[lane.name] = fresh.generation
+            self._loop.call_soon_threadsafe(self._replace, fresh)
 
     def _replace(self, fresh: Lane) -> None:
         """On the loop, as `send` is: no record can slip into a lane that has been purged already."""
@@ -312,27 +395,22 @@ class Producer:
             old, self._bulk = self._bulk, fresh
         old.retire()
 
-    def _probe(self) -> bool:
-        """Whether the cluster answers. The fast lane's connection is asked, so its troubles are seen too.
+    def _metadata(self, timeout_s: float) -> None:
+        """Ask the cluster, by the fast lane's connection, so that its troubles are seen too.
 
         One known topic is asked for: a large cluster's whole metadata every second would be a burden, and asking
         for an unknown one could create it where the cluster allows that.
         """
-        try:
-            self._fast.producer.list_topics(self._probe_topic, timeout=2.0)
-        except ck.KafkaException as error:
-            self.available, self.reason = False, str(error.args[0].str() if error.args else error)
-            return False
-        self.available, self.reason = True, ""
-        return True
+        self._fast.producer.list_topics(self._probe_topic, timeout=timeout_s)
 
     def _sick(self, lane: Lane, answered: bool) -> str | None:
         if lane.fatal is not None:
             return lane.fatal
-        silent_ms = (time.monotonic() - lane.last_report) * 1000
+        now = time.monotonic()
         if len(lane) == 0:
-            lane.last_report = time.monotonic()
-        elif answered and silent_ms > self._settings.stuck_after_ms:
+            lane.idle = now
+        silent_ms = (now - max(lane.idle, lane.heard)) * 1000
+        if answered and silent_ms > self._settings.stuck_after_ms:
             return f"no report for {silent_ms:.0f} ms while the cluster answers"
         return None
 
@@ -343,6 +421,7 @@ class Producer:
         thread beside the poll thread.
         """
         self._stop.set()
+        self._wake.set()
         self._idle = asyncio.Event()
         if self._outstanding:
             with contextlib.suppress(TimeoutError):

@@ -45,6 +45,11 @@ CounterName = Literal[
     "kwb_kafka_producer_rebuilds_total",
     "kwb_kafka_delivery_errors_total",
     "kwb_kafka_late_acks_total",
+    "kwb_outbox_rows_total",
+    "kwb_outbox_closed_total",
+    "kwb_outbox_stored_after_refusal_total",
+    "kwb_outbox_simplified_total",
+    "kwb_outbox_errors_total",
     "kwb_worker_restarts_total",
     "kwb_archive_events_total",
     "kwb_archive_batches_total",
@@ -53,6 +58,10 @@ CounterName = Literal[
     "kwb_archive_refused_total",
     "kwb_archive_errors_total",
     "kwb_archive_positions_lost_total",
+    "kwb_dedupe_unknown_total",
+    "kwb_dedupe_unsettled_total",
+    "kwb_dedupe_taken_over_total",
+    "kwb_dedupe_bodies_differ_total",
     "kwb_log_lines_dropped_total",
 ]
 GaugeName = Literal[
@@ -60,13 +69,22 @@ GaugeName = Literal[
     "kwb_in_flight_bytes",
     "kwb_in_flight_requests",
     "kwb_kafka_available",
+    "kwb_kafka_connected",
+    "kwb_kafka_auth_failed",
     "kwb_kafka_outstanding_records",
     "kwb_kafka_producer_generation",
     "kwb_breaker_open",
+    "kwb_outbox_queue_records",
+    "kwb_outbox_queue_bytes",
     "kwb_archive_lag_records",
     "kwb_archive_at_risk_events",
 ]
-HistogramName = Literal["kwb_request_seconds", "kwb_kafka_delivery_seconds", "kwb_archive_batch_seconds"]
+HistogramName = Literal[
+    "kwb_request_seconds",
+    "kwb_kafka_delivery_seconds",
+    "kwb_outbox_batch_seconds",
+    "kwb_archive_batch_seconds",
+]
 
 
 class Labels(TypedDict, total=False):
@@ -125,6 +143,8 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_auth_failures_total": Row("Requests with missing or wrong credentials."),
     "kwb_slow_closed_total": Row("Connections closed because a deadline passed.", ("phase",)),
     "kwb_kafka_available": Row("1 while every process reaches the cluster, else 0.", merge="min"),
+    "kwb_kafka_connected": Row("0 while a process has lost every connection to the cluster, else 1.", merge="min"),
+    "kwb_kafka_auth_failed": Row("1 while the cluster refuses the bridge's login or a right of it.", merge="max"),
     "kwb_kafka_outstanding_records": Row("Records handed to Kafka that have no report yet."),
     "kwb_kafka_producer_generation": Row(
         "How often the lane's producer was made, the most of any process.", ("lane",), "max"
@@ -133,7 +153,21 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_kafka_delivery_errors_total": Row("Records that Kafka did not acknowledge.", ("error",)),
     "kwb_kafka_late_acks_total": Row("Records acknowledged after their request was answered otherwise."),
     "kwb_kafka_delivery_seconds": Row("From produce to the report of Kafka.", buckets_seconds=_SECONDS),
+    "kwb_dedupe_unknown_total": Row("Deliveries stored without PostgreSQL's word on whether they are duplicates."),
+    "kwb_dedupe_unsettled_total": Row("Durable events of which PostgreSQL could not take note, so a copy may follow."),
+    "kwb_dedupe_taken_over_total": Row("Deliveries stored under the id that an unfinished one before was given."),
+    "kwb_dedupe_bodies_differ_total": Row(
+        "Deliveries suppressed although their body is another than the first one's.", ("source",)
+    ),
     "kwb_breaker_open": Row("Circuit breakers that are open now."),
+    "kwb_outbox_rows_total": Row("Events written to the outbox."),
+    "kwb_outbox_closed_total": Row("Rows of the outbox deleted because Kafka's acknowledgement came after all."),
+    "kwb_outbox_stored_after_refusal_total": Row("Events that came into the outbox after their request was refused."),
+    "kwb_outbox_simplified_total": Row("Events of the outbox that PostgreSQL took only without what was derived."),
+    "kwb_outbox_errors_total": Row("Statements of the outbox that failed or were late.", ("error",)),
+    "kwb_outbox_batch_seconds": Row("Time of one statement of the outbox.", buckets_seconds=_SECONDS),
+    "kwb_outbox_queue_records": Row("Records in memory that wait for the outbox."),
+    "kwb_outbox_queue_bytes": Row("Bytes in memory that wait for the outbox."),
     "kwb_worker_restarts_total": Row("Processes that died and were started again.", ("role",)),
     "kwb_archive_events_total": Row("Events written to PostgreSQL."),
     "kwb_archive_batches_total": Row("Transactions of the archive that were committed."),

@@ -14,7 +14,7 @@ from kafka_webhook_bridge.errors import ConfigError, Problem
 from kafka_webhook_bridge.settings import Settings, check_settings, expand_environment, read_configuration
 from kafka_webhook_bridge.sources.basic import Credential
 from kafka_webhook_bridge.sources.document import Document, Path, parse_document
-from kafka_webhook_bridge.sources.keys import parse_template
+from kafka_webhook_bridge.sources.keys import BodyHash, KeyTemplate, parse_template
 from kafka_webhook_bridge.sources.model import LATER, BridgeModel, SourceModel, check_prefix
 from kafka_webhook_bridge.sources.source import NAME, RESERVED_NAMES, Ack, Source, named
 from kafka_webhook_bridge.sources.table import Network, SourceTable, metric_name
@@ -131,6 +131,7 @@ class _Builder:
 
     def _source(self, name: str, model: SourceModel) -> Source:
         template = parse_template(model.key) if model.key else None
+        delivery_id = self._delivery_id(name, model)
         return Source(
             **named(name),
             topic=model.topic or name,
@@ -141,12 +142,14 @@ class _Builder:
             credentials=self._credentials(name, model),
             format=model.format,
             key=template,
-            needs_json=model.format != "raw" or (template is not None and template.needs_json),
+            needs_json=model.format != "raw" or any(t is not None and t.needs_json for t in (template, delivery_id)),
             content_encoding_opaque=model.content_encoding == "opaque",
             rate_limit_per_second=model.rate_limit_per_second,
             index_json=model.index_json,
             ack=self._ack(name, model),
             strict=model.ordering == "strict",
+            delivery_id=delivery_id,
+            dedupe=model.dedupe,
         )
 
     def _ack(self, name: str, model: SourceModel) -> Ack:
@@ -161,6 +164,27 @@ class _Builder:
             why = "`ordering: strict`" if strict else f"`ack: {ack}`"
             self._document.problem(path, f"sources.{name}: {why} needs PostgreSQL, but DATABASE_URL is not set")
         return ack
+
+    def _delivery_id(self, name: str, model: SourceModel) -> KeyTemplate | BodyHash | None:
+        """Where the sender's delivery id stands (rules.md 13, 14)."""
+        path: Path = ("sources", name)
+        where = f"sources.{name}"
+        if model.dedupe == "body":
+            if model.delivery_id is not None:
+                what = "`dedupe: body` takes the body for the delivery id, so there can be no other"
+                self._document.problem((*path, "delivery_id"), f"{where}.delivery_id: {what}")
+            return BodyHash()
+        if model.dedupe == "suppress":
+            if model.delivery_id is None:
+                what = '`dedupe: suppress` needs a `delivery_id`, such as "{header:X-Delivery-Id}"'
+                self._document.problem(path, f"{where}: {what}")
+            if self._settings.store.url is None:
+                what = "`suppress` remembers deliveries in PostgreSQL, but DATABASE_URL is not set"
+                self._document.problem((*path, "dedupe"), f"{where}.dedupe: {what}")
+            elif self._settings.archive.dedupe_window_days == 0:
+                what = "`suppress` needs a window, but KWB_ARCHIVE_DEDUPE_WINDOW_DAYS is 0"
+                self._document.problem((*path, "dedupe"), f"{where}.dedupe: {what}")
+        return parse_template(model.delivery_id) if model.delivery_id else None
 
     def _credentials(self, name: str, model: SourceModel) -> tuple[Credential, ...]:
         path: Path = ("sources", name)

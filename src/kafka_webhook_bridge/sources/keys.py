@@ -3,6 +3,8 @@
 A part that is missing or empty makes the whole key null: a record then goes to any partition. JSON strings, whole
 numbers of 64 bits and booleans can be keys; other values count as missing. Literal braces are written `{{` and `}}`.
 A key longer than KEY_BYTES_MAX is replaced by its SHA-256 in hex, which keeps equal keys together.
+
+A sender's delivery id is written by the same templates, or it is the body (rules.md 13).
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ class KeyTemplate:
             if part.kind == "json":
                 piece = _json(document, part.path)
             elif part.kind == "header":
-                piece = next((value for name, value in request.headers if name.lower() == part.name), None)
+                piece = _header(request.headers, part.name)
             else:
                 piece = _query(request.query, part.name)
             if not piece:
@@ -63,6 +65,24 @@ class KeyTemplate:
             pieces.append(piece)
         key = b"".join(pieces)
         return key if len(key) <= KEY_BYTES_MAX else sha256(key).hexdigest().encode()
+
+
+@dataclass(frozen=True, slots=True)
+class BodyHash:
+    """The delivery id of senders that give none: equal bodies are one delivery."""
+
+    text: str = "SHA-256 of the body"
+    needs_json: bool = False
+
+    def render(self, request: Request, document: Any = NOT_JSON) -> bytes:
+        """32 bytes."""
+        return sha256(request.body).digest()
+
+
+def dedupe_key(source: bytes, delivery_id: bytes) -> str:
+    """64 hex digits that name one delivery of one source; each part is told apart by its length (rules.md 13)."""
+    parts = (len(source).to_bytes(4, "big"), source, len(delivery_id).to_bytes(4, "big"), delivery_id)
+    return sha256(b"".join(parts)).hexdigest()
 
 
 def parse_template(text: str) -> KeyTemplate:
@@ -87,7 +107,7 @@ def parse_template(text: str) -> KeyTemplate:
     if literal:
         parts.append(literal.encode())
     if not any(isinstance(part, Part) for part in parts):
-        raise ValueError("a key without {json:…}, {header:…} or {query:…} would be the same for every event")
+        raise ValueError("without {json:…}, {header:…} or {query:…} it would be the same for every event")
     if len(parts) > PARTS_MAX:
         raise ValueError(f"more than {PARTS_MAX} parts")
     return KeyTemplate(text, tuple(parts))
@@ -124,6 +144,14 @@ def _json(document: Any, path: tuple[str, ...]) -> bytes | None:
         return b"true" if document else b"false"
     if isinstance(document, int):
         return b"%d" % document
+    return None
+
+
+def _header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    size = len(wanted)
+    for name, value in headers:
+        if len(name) == size and name.lower() == wanted:
+            return value
     return None
 
 

@@ -17,6 +17,7 @@ from kafka_webhook_bridge.sources.source import (
     RESERVED_NAMES,
     Ack,
     Auth,
+    Dedupe,
     Format,
     Method,
     Ordering,
@@ -160,6 +161,15 @@ class SourceModel(BaseModel):
     ordering: Ordering = Field(
         default="none",
         description="`strict`: records in the order of receipt, by way of PostgreSQL (implies `ack: store`).",
+    )
+    delivery_id: Annotated[str, AfterValidator(_template)] | None = Field(
+        default=None,
+        description="The sender's id of a delivery, the same when it is sent again: text as for `key`. Default: none.",
+    )
+    dedupe: Dedupe = Field(
+        default="mark",
+        description="What becomes of a delivery sent again: `mark` stores and marks it, `suppress` answers with the "
+        "first one's receipt; `body` marks equal bodies, for senders without a `delivery_id`.",
     )
     index_json: bool = Field(default=True, description="Index the JSON of the bodies in PostgreSQL for search.")
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.sources.basic import Credential
-    from kafka_webhook_bridge.sources.keys import KeyTemplate
+    from kafka_webhook_bridge.sources.keys import BodyHash, KeyTemplate
 
 Format = Literal["raw", "cloudevents", "envelope"]
 Auth = Literal["basic", "none"]
 Ack = Literal["any", "kafka", "store", "both"]
 Ordering = Literal["none", "strict"]
+Dedupe = Literal["mark", "suppress", "body"]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,99}")  # use fullmatch
@@ -26,10 +27,12 @@ class Source:
     """What the hot path needs of a sender. Compared by identity: a reload makes new ones.
 
     `allow` is the value of the header Allow; `credentials` are digests, empty with `auth` none; `needs_json` tells that
-    the key or the format wants the body parsed; `rate_limit_per_second` is of the whole bridge (None: no limit);
-    `ce_source` is `/sources/<name>`; `default_type` is `webhook.<name>`, also as bytes for the record's header; `ack`
-    says which durable place answers (rules.md 5); `strict` tells that order is kept (rules.md 6), and then `ack` is
-    `store`; `open` tells that the open rule made it.
+    the key, the delivery id or the format wants the body parsed; `rate_limit_per_second` is of the whole bridge (None:
+    no limit); `ce_source` is `/sources/<name>`; `default_type` is `webhook.<name>`, also as bytes for the record's
+    header; `ack` says which durable place answers (rules.md 5); `strict` tells that order is kept (rules.md 6), and
+    then `ack` is `store`; `delivery_id` finds the id by which the sender knows a delivery (None: it has none, and
+    nothing is a duplicate); `dedupe` says what becomes of a duplicate (rules.md 12 to 14); `open` tells that the open
+    rule made it.
     """
 
     name: str
@@ -51,6 +54,8 @@ class Source:
     default_type_bytes: bytes
     ack: Ack = "any"
     strict: bool = False
+    delivery_id: KeyTemplate | BodyHash | None = None
+    dedupe: Dedupe = "mark"
     open: bool = False
 
 

@@ -97,4 +97,6 @@ def describe(source: Source) -> dict[str, Any]:
         "index_json": source.index_json,
         "ack": source.ack,
         "ordering": "strict" if source.strict else "none",
+        "delivery_id": source.delivery_id.text if source.delivery_id else None,
+        "dedupe": source.dedupe,
     }

@@ -5,6 +5,7 @@ migrate.py       migrations/*.sql → the database; schema.sql is what comes out
 rows.py          EventRow: a row as it is written
 archive.py       batches of rows with their Kafka positions, fenced
 events.py        Search, get
+deliveries.py    claims on deliveries that may be duplicates
 partitions.py    ahead, default, dropped
 coordination.py  leases, topics on record
 queries.sql      every statement by name

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
+from pydantic import SecretStr
 
 from kafka_webhook_bridge.errors import ConfigError, Problem, StoreError
 from kafka_webhook_bridge.settings import StoreSettings, check_postgres_url
@@ -44,6 +45,7 @@ class Store:
             raise ConfigError([Problem("DATABASE_URL", str(error))]) from None
         self.settings = settings
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._dropping: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Bind the pool to the running loop."""
@@ -53,15 +55,25 @@ class Store:
             min_size=0,
             max_size=self.settings.connections_max,
             max_inactive_connection_lifetime=IDLE_CONNECTION_S,
-            timeout=self.settings.connect_timeout_ms / 1000,
             init=_prepare,
-            server_settings={
+            **self._connecting(),
+        )
+        await self._pool
+
+    def _connecting(self) -> dict[str, Any]:
+        return {
+            "timeout": self.settings.connect_timeout_ms / 1000,
+            "server_settings": {
                 "application_name": "kwb",
                 "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
                 "jit": "off",  # it compiles for longer than any of these queries runs
             },
-        )
-        await self._pool
+        }
+
+    def log_in(self, url: SecretStr) -> None:
+        """Use this URL from the next connection on, as with another password. Those that are open stay."""
+        if self._pool is not None:
+            self._pool.set_connect_args(url.get_secret_value(), **self._connecting())
 
     async def close(self) -> None:
         """Give connections in use a moment, then cut them."""
@@ -110,6 +122,34 @@ class Store:
         finally:
             if acquired is not None:
                 await _release(pool, acquired)
+
+    async def hold(self, doing: str) -> Connection:
+        """A connection to keep, for work that cannot wait for one; `drop` ends it. It counts in the pool's bound."""
+        if self._pool is None:
+            raise StoreError("The store is closed.")
+        try:
+            async with asyncio.timeout(self.settings.connect_timeout_ms / 1000):
+                return await _acquire(self._pool)
+        except FAILURES as failure:
+            raise translate(doing, failure) from failure
+
+    def drop(self, connection: Connection) -> None:
+        """Cut a connection that was held, whatever it is doing. Waits for nothing."""
+        if not is_open(connection):
+            return
+        connection.terminate()
+        if self._pool is not None:
+            task = asyncio.ensure_future(_release(self._pool, connection))
+            self._dropping.add(task)
+            task.add_done_callback(self._dropping.discard)
+
+
+def is_open(connection: Connection) -> bool:
+    """Whether a connection that is held can still be used."""
+    try:
+        return not connection.is_closed()
+    except asyncpg.InterfaceError:  # the server ended it, and so the pool took it back
+        return False
 
 
 async def _acquire(pool: asyncpg.Pool[asyncpg.Record]) -> Connection:

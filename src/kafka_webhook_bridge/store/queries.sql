@@ -151,6 +151,66 @@ ORDER BY event_id LIMIT $3;
 -- The second clock that retention asks.
 SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
 
+-- name: outbox_store
+-- A batch of events that wait for Kafka, each with its row of events (rules.md 4). Numbers of sources that keep order
+-- are given under the lock of the source's row, so they become visible in their order; sources are locked in theirs
+-- (rules.md 6). A body that is the record's value comes once.
+WITH batch AS MATERIALIZED (
+    SELECT * FROM unnest(
+        $1::uuid[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+        $9::jsonb[], $10::bytea[], $11::jsonb[], $12::text[], $13::text[], $14::bytea[], $15::text[], $16::boolean[],
+        $17::text[], $18::text[], $19::text[], $20::jsonb[], $21::text[],
+        $22::bytea[], $23::bytea[], $24::bytea[], $25::integer[], $26::boolean[], $27::text[], $28::boolean[]
+    ) WITH ORDINALITY AS b (
+        event_id, received_at, source, type, method, path, query, content_type,
+        headers, body, body_json, parse_error, key, key_bytes, verified, covers_body,
+        dedupe_key, format, traceparent, marks, topic,
+        record_key, value, record_headers, size_bytes, handed, reason, strict, place
+    )
+),
+counted AS (
+    INSERT INTO outbox_numbers AS n (source, last)
+    SELECT source, count(*) FROM batch WHERE strict GROUP BY source ORDER BY source
+    ON CONFLICT (source) DO UPDATE SET last = n.last + excluded.last
+    RETURNING source, last
+),
+archived AS (
+    INSERT INTO events (
+        event_id, received_at, source, type, method, path, query, content_type,
+        headers, body, body_json, parse_error, key, key_bytes, verified, covers_body,
+        dedupe_key, format, traceparent, marks, topic, state
+    )
+    SELECT
+        event_id, received_at, source, type, method, path, query, content_type,
+        headers, coalesce(body, value), body_json, parse_error, key, key_bytes, verified, covers_body,
+        dedupe_key, format, traceparent, marks, topic, CASE WHEN reason IS NULL THEN 'waiting' ELSE 'blocked' END
+    FROM batch
+    ON CONFLICT (event_id) DO NOTHING
+)
+INSERT INTO outbox (
+    event_id, source, topic, key, value, headers, size_bytes, relay_after, state, reason, number
+)
+SELECT
+    b.event_id, b.source, b.topic, b.record_key, b.value, b.record_headers, b.size_bytes,
+    CASE WHEN b.handed THEN now() + make_interval(secs => $29) ELSE now() END,
+    CASE WHEN b.reason IS NULL THEN 'waiting' ELSE 'blocked' END, b.reason,
+    c.last - count(*) OVER (PARTITION BY b.source, b.strict)
+        + row_number() OVER (PARTITION BY b.source, b.strict ORDER BY b.place)
+FROM batch AS b LEFT JOIN counted AS c ON b.strict AND c.source = b.source
+ON CONFLICT (event_id) DO NOTHING;
+
+-- name: outbox_close
+-- Kafka has acknowledged them after all. One that a relay sends now is the relay's (rules.md 2).
+DELETE FROM outbox WHERE event_id = ANY ($1::uuid[]) AND (lease_until IS NULL OR lease_until < now());
+
+-- name: outbox_disk_bytes
+-- With indexes and what was deleted lately, so never less than its rows take; costs nothing.
+SELECT pg_total_relation_size('outbox');
+
+-- name: outbox_usage
+-- Reads the whole table.
+SELECT count(*) AS rows, coalesce(sum(size_bytes), 0)::bigint AS size_bytes FROM outbox;
+
 -- name: partitions_all
 -- Partitions of events with their bounds as PostgreSQL writes them; the default one has none.
 SELECT c.oid::regclass::text AS name, pg_get_expr(c.relpartbound, c.oid) AS bounds
@@ -188,3 +248,50 @@ DELETE FROM events_default WHERE event_id IN (
 -- The ids within the window that lie in the default partition, first and last.
 SELECT min(event_id::text COLLATE "C") AS first_id, max(event_id::text COLLATE "C") AS last_id
 FROM events_default WHERE event_id >= $1 AND event_id < $2;
+
+-- name: deliveries_claim
+-- Who delivers what? A key that is free, expired or older than the window becomes the caller's for $4 ms; an expired one
+-- keeps its event_id. Of all others the row as it stands. A key without a row in the answer was taken in this moment.
+-- Sorted, so that two callers never wait for each other.
+WITH asked AS MATERIALIZED (
+    SELECT * FROM unnest($1::bytea[], $2::uuid[]) AS a (dedupe_key, event_id)
+), mine AS (
+    INSERT INTO deliveries AS d (dedupe_key, event_id, lease_until)
+    SELECT dedupe_key, event_id, clock_timestamp() + $4::integer * interval '1 ms' FROM asked ORDER BY dedupe_key
+    ON CONFLICT (dedupe_key) DO UPDATE SET
+        event_id = CASE WHEN d.event_id < $3 THEN excluded.event_id ELSE d.event_id END,
+        lease_until = excluded.lease_until, stored = NULL, topic = NULL, body_sha256 = NULL
+    WHERE CASE WHEN d.stored IS NULL THEN d.lease_until <= clock_timestamp() ELSE d.event_id < $3 END
+    RETURNING dedupe_key, event_id
+)
+SELECT dedupe_key, event_id, true AS mine, NULL AS stored, NULL AS topic, NULL AS body_sha256 FROM mine
+UNION ALL
+SELECT d.dedupe_key, d.event_id, false, CASE WHEN d.event_id >= $3 THEN d.stored END, d.topic, d.body_sha256
+FROM asked JOIN deliveries AS d USING (dedupe_key)
+WHERE NOT EXISTS (SELECT FROM mine WHERE mine.dedupe_key = d.dedupe_key);
+
+-- name: deliveries_settle
+-- The events are durable. A row that is another event's stays; where it is stored is said once, and `both` is more.
+INSERT INTO deliveries AS d (dedupe_key, event_id, lease_until, stored, topic, body_sha256)
+SELECT n.dedupe_key, n.event_id, now(), n.stored, n.topic, n.body_sha256
+FROM unnest($1::bytea[], $2::uuid[], $3::text[], $4::text[], $5::bytea[])
+    AS n (dedupe_key, event_id, stored, topic, body_sha256)
+ORDER BY n.dedupe_key
+ON CONFLICT (dedupe_key) DO UPDATE SET
+    stored = excluded.stored, topic = excluded.topic, body_sha256 = excluded.body_sha256
+WHERE d.event_id = excluded.event_id AND (d.stored IS NULL OR excluded.stored = 'both');
+
+-- name: deliveries_release
+-- Nothing came of these claims: whoever is next need not wait for the end of the lease.
+WITH held AS (
+    SELECT d.dedupe_key FROM deliveries AS d JOIN unnest($1::bytea[], $2::uuid[]) AS n (dedupe_key, event_id)
+        ON d.dedupe_key = n.dedupe_key AND d.event_id = n.event_id AND d.stored IS NULL
+    ORDER BY d.dedupe_key FOR UPDATE OF d
+)
+UPDATE deliveries AS d SET lease_until = now() FROM held WHERE d.dedupe_key = held.dedupe_key;
+
+-- name: deliveries_expire
+-- What is older than the window, so many rows at a time.
+DELETE FROM deliveries WHERE dedupe_key IN (
+    SELECT dedupe_key FROM deliveries WHERE event_id < $1 ORDER BY event_id LIMIT $2
+);

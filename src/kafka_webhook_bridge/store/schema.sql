@@ -8,6 +8,18 @@ CREATE TABLE archive_offsets (
     updated_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE deliveries (
+    dedupe_key bytea NOT NULL,
+    event_id uuid NOT NULL,
+    lease_until timestamp with time zone NOT NULL,
+    stored text,
+    topic text,
+    body_sha256 bytea,
+    CONSTRAINT deliveries_check CHECK ((((stored IS NULL) = (topic IS NULL)) AND ((stored IS NULL) = (body_sha256 IS NULL)))),
+    CONSTRAINT deliveries_stored_check CHECK ((stored = ANY (ARRAY['kafka'::text, 'outbox'::text, 'both'::text])))
+)
+WITH (fillfactor='60', autovacuum_vacuum_scale_factor='0.05');
+
 CREATE TABLE events (
     event_id uuid NOT NULL,
     received_at timestamp with time zone NOT NULL,
@@ -123,6 +135,9 @@ ALTER TABLE ONLY events ATTACH PARTITION events_default DEFAULT;
 ALTER TABLE ONLY archive_offsets
     ADD CONSTRAINT archive_offsets_pkey PRIMARY KEY (topic_id, partition);
 
+ALTER TABLE ONLY deliveries
+    ADD CONSTRAINT deliveries_pkey PRIMARY KEY (dedupe_key);
+
 ALTER TABLE ONLY events
     ADD CONSTRAINT events_pkey PRIMARY KEY (event_id);
 
@@ -143,6 +158,8 @@ ALTER TABLE ONLY outbox
 
 ALTER TABLE ONLY topics
     ADD CONSTRAINT topics_pkey PRIMARY KEY (name);
+
+CREATE INDEX deliveries_event_id_idx ON deliveries USING btree (event_id);
 
 CREATE INDEX events_body_json_idx ON ONLY events USING gin (body_json jsonb_path_ops) WHERE (body_json IS NOT NULL);
 

@@ -1,0 +1,126 @@
+"""When the outbox is first, and when Kafka is again (rules.md 3)."""
+
+from __future__ import annotations
+
+import pytest
+
+from kafka_webhook_bridge.ingest.breaker import Breakers
+from kafka_webhook_bridge.observability import metrics
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def breakers(clock: Clock) -> Breakers:
+    return Breakers(3, 500, 3, clock)
+
+
+def gauge() -> float:
+    return metrics.registry().gauge("kwb_breaker_open").value
+
+
+def test_closed_and_quiet(breakers: Breakers) -> None:
+    assert breakers.kafka_first("t")
+    assert not breakers.any_open
+    assert not breakers.troubled
+
+
+def test_rule_3_failures_count_in_a_row(breakers: Breakers) -> None:
+    for _ in range(5):
+        breakers.failed("t")
+        breakers.failed("t")
+        assert breakers.troubled
+        breakers.acked("t")
+        assert not breakers.troubled
+    assert not breakers.any_open
+    for _ in range(3):
+        breakers.failed("t")
+    assert breakers.any_open
+    assert breakers.cluster_open
+    assert gauge() == 2  # the topic's and the cluster's
+
+
+def test_rule_3_one_record_has_a_turn_every_500_ms(breakers: Breakers, clock: Clock) -> None:
+    breakers.lost()
+    for _ in range(3):
+        assert not breakers.kafka_first("t")
+        clock.now += 0.499
+        assert not breakers.kafka_first("t")
+        clock.now += 0.002
+        assert breakers.kafka_first("t")
+        assert not breakers.kafka_first("other")
+
+
+def test_rule_3_acknowledgements_close_in_a_row(breakers: Breakers) -> None:
+    breakers.lost()
+    breakers.acked("t")
+    breakers.acked("t")
+    breakers.failed("t")
+    breakers.acked("t")
+    breakers.acked("t")
+    assert breakers.any_open
+    breakers.acked("t")
+    assert not breakers.any_open
+    assert not breakers.troubled
+    assert gauge() == 0
+
+
+def test_rule_3_a_topic_that_fails_for_itself_leaves_the_others_alone(breakers: Breakers) -> None:
+    for _ in range(5):
+        breakers.failed("broken", topic_alone=True)
+    assert not breakers.kafka_first("broken")
+    assert breakers.kafka_first("well")
+    assert not breakers.cluster_open
+
+
+def test_a_busy_broken_topic_does_not_take_the_turns_of_the_others(breakers: Breakers, clock: Clock) -> None:
+    for _ in range(3):
+        breakers.failed("broken")
+    assert breakers.cluster_open
+    for _ in range(3):
+        clock.now += 0.501
+        assert breakers.kafka_first("broken")
+        breakers.failed("broken")
+        assert not breakers.kafka_first("broken")
+        assert breakers.kafka_first("well")
+        assert not breakers.kafka_first("well")
+
+
+def test_acknowledgements_of_others_close_the_clusters_alone(breakers: Breakers) -> None:
+    for _ in range(3):
+        breakers.failed("broken")
+    for _ in range(3):
+        breakers.acked("well")
+    assert not breakers.cluster_open
+    assert breakers.kafka_first("well")
+    assert breakers.any_open
+    assert not breakers.kafka_first("broken")
+
+
+def test_a_broker_that_is_found_is_tried_at_once(breakers: Breakers) -> None:
+    breakers.lost()
+    assert not breakers.kafka_first("t")
+    breakers.found()
+    assert breakers.any_open  # it has to acknowledge first
+    assert breakers.kafka_first("t")
+    assert not breakers.kafka_first("t")
+
+
+def test_an_open_breaker_without_traffic_is_no_news(breakers: Breakers, clock: Clock) -> None:
+    breakers.lost()
+    assert not breakers.failing  # health has it from the producer
+    breakers.failed("t")
+    assert breakers.failing
+    clock.now += 10.1
+    assert not breakers.failing
+    assert breakers.cluster_open
