@@ -110,6 +110,9 @@ class IngestSettings:
     pipelined_max: int = setting(8, "Requests read ahead on one connection.", low=1)
     drain_grace_ms: int = setting(3_000, "After SIGTERM: go on accepting and answering for so long.", low=0)
     drain_timeout_ms: int = setting(20_000, "After SIGTERM: the longest until the process ends.", low=1)
+    durability_check_ms: int = setting(
+        30_000, "How often the settings of Kafka and PostgreSQL are read that tell what a 2xx is worth.", low=100
+    )
     failed_logins_max: int = setting(20, "Failed logins per address and minute before 429.", low=1)
 
     @property

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
+from typing import Any
 
 import asyncpg
+import confluent_kafka.admin
 import pytest
 
 from bridge import Serve, eventually, request, serving
 from databases import empty_database
+from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.stack import Stack
 
@@ -80,6 +83,50 @@ def test_a_changed_password_of_kafka_is_no_outage_and_needs_no_restart(
         assert children(server) == before  # no process was started anew
         assert server.stop() == 0
         assert "canary" not in server.log.read_text()
+
+
+def test_a_right_that_was_taken_away_is_no_outage(stack: Stack, folder: Path, topic: str) -> None:
+    admin: Any = confluent_kafka.admin
+    client = admin.AdminClient(client_config(stack.kafka.settings))
+    user = f"user-{topic}"
+
+    def rights(*names: str) -> list[Any]:
+        return [
+            admin.AclBinding(
+                admin.ResourceType.TOPIC, topic, admin.ResourcePatternType.LITERAL, f"User:{user}", "*",
+                admin.AclOperation[name], admin.AclPermissionType.ALLOW,
+            )
+            for name in names
+        ]  # fmt: skip
+
+    Users(stack.kafka.settings).put(user, "user-canary")
+    for future in client.create_acls(rights("CREATE", "DESCRIBE", "DESCRIBE_CONFIGS", "WRITE")).values():
+        future.result(30)
+    environ = {
+        "KAFKA_USERNAME": user, "KAFKA_PASSWORD": "user-canary", "KWB_KAFKA_SASL_MECHANISM": "SCRAM-SHA-512"
+    }  # fmt: skip
+    with serving(stack, folder, config=f"sources: {{s: {{auth: none, topic: {topic}}}}}", **environ) as server:
+        eventually(lambda: server.ask(request("/s", b"x")).status == 200, "served")
+        write = admin.AclBindingFilter(
+            admin.ResourceType.TOPIC, topic, admin.ResourcePatternType.LITERAL, f"User:{user}", "*",
+            admin.AclOperation.WRITE, admin.AclPermissionType.ALLOW,
+        )  # fmt: skip
+        for future in client.delete_acls([write]).values():
+            future.result(30)
+
+        def denied() -> bool:
+            assert server.ask(request("/s", b"x")).status in {200, 503}  # never the sender's fault
+            kafka = server.health()[1]["parts"]["kafka"]
+            return kafka["status"] == "degraded" and "TOPIC_AUTHORIZATION_FAILED" in kafka["reason"]
+
+        eventually(denied, "the reason is the right")
+        assert "Grant" in server.health()[1]["parts"]["kafka"]["reason"]
+        eventually(lambda: server.total("kwb_kafka_auth_failed") == 1, "the metric says so")
+        assert server.total("kwb_kafka_connected") == 1  # no outage
+        for future in client.create_acls(rights("WRITE")).values():
+            future.result(30)
+        eventually(lambda: server.ask(request("/s", b"x")).status == 200, "served again")
+        eventually(lambda: server.health()[1]["parts"]["kafka"]["status"] == "ready", "and well")
 
 
 def test_a_changed_password_of_postgresql_needs_no_restart(

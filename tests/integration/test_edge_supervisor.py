@@ -181,7 +181,7 @@ SABOTAGE = {
     "topics": "from kafka_webhook_bridge.ingest.topics import Topics as T; name = '_look_again'",
     "database": "from kafka_webhook_bridge.app.child import Store as T; name = 'ping'",
     "report": "from kafka_webhook_bridge.app.control import Channel as T; name = 'tell_parts'",
-    "producer-watch": "from kafka_webhook_bridge.kafka.producer import Producer as T; name = '_probe'",
+    "producer-watch": "from kafka_webhook_bridge.kafka.producer import Producer as T; name = '_metadata'",
     "lane-": "from kafka_webhook_bridge.kafka.producer import Lane as T; name = '_pass_on'",
 }
 

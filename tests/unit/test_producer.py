@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import confluent_kafka as ck
 import pytest
 
-from kafka_webhook_bridge.kafka.producer import Outcome
+from kafka_webhook_bridge.kafka.producer import Outcome, Producer
 
 
 def reported(error: ck.KafkaError | None, offset: int | None) -> Outcome:
@@ -49,3 +50,24 @@ def test_an_error_stays_what_it_is(code: int, unknown: bool) -> None:
     outcome = reported(ck.KafkaError(code), None)
     assert outcome.error is not None
     assert (outcome.error.code(), outcome.unknown) == (code, unknown)
+
+
+class SilentLane:
+    """One record is outstanding, and nothing was heard for a minute."""
+
+    fatal = None
+    heard = 0.0
+
+    def __init__(self) -> None:
+        self.idle = time.monotonic() - 60
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_rule_8_a_lane_is_stuck_only_while_the_cluster_answers() -> None:
+    producer: Any = SimpleNamespace(_settings=SimpleNamespace(stuck_after_ms=5_000))
+    lane: Any = SilentLane()
+    assert "no report for" in (Producer._sick(producer, lane, True) or "")
+    assert Producer._sick(producer, lane, False) is None
+    assert Producer._sick(producer, lane, True) is None  # the time that it was away does not count

@@ -22,11 +22,13 @@ from kafka_webhook_bridge.errors import ConfigError, KafkaError, KwbError, Store
 from kafka_webhook_bridge.kafka.admin import Admin, Cluster, TopicInfo
 from kafka_webhook_bridge.kafka.config import (
     body_bytes_limit,
+    limit_trouble,
     record_bytes_limit,
     record_bytes_needed,
     security_protocol,
 )
 from kafka_webhook_bridge.kafka.trial import try_write
+from kafka_webhook_bridge.observability.durability import CLOCK_WARN_MS, clock_words, weakest
 from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.store.facts import NEWEST_MAJOR, Facts, read_facts
@@ -35,7 +37,7 @@ Status = Literal["ok", "warn", "fail", "skip"]
 
 KAFKA_TIMEOUT_S = 5.0
 HTTP_TIMEOUT_S = 2.0
-CLOCK_WARN_MS, CLOCK_FAIL_MS = 1_000, 60_000
+CLOCK_FAIL_MS = 60_000
 LAG_WARN_EVENTS = 10_000
 FREE_WARN_BYTES, FREE_FAIL_BYTES = 2 * 1024**3, 512 * 1024**2
 _SPARE_FILES = 100  # descriptors of a worker besides its connections
@@ -81,21 +83,17 @@ class Doctor:
     def durability(self) -> dict[str, str]:
         """What an acknowledgement means in force now, by place."""
         kafka = "unknown: Kafka was not reached"
-        weakest = sorted(self.topics.values(), key=lambda info: (info.survives_power_cut is not False, info.replicas))
-        if weakest:
-            kafka = weakest[0].durability
+        if (weak := weakest((name, info.verdict) for name, info in self.topics.items())) is not None:
+            kafka = weak[1].words
         elif self.cluster is not None:
-            brokers = len(self.cluster.brokers)
-            replicas = max(1, min(self.settings.kafka.topic_replication_max, brokers))
-            wanted = {"min.insync.replicas": "2"} if replicas >= 3 else {"flush.messages": "1"} if replicas == 1 else {}
-            made = TopicInfo("", "", 0, replicas, settings={"cleanup.policy": "delete", **wanted})
+            made = Admin(self.settings.kafka).planned(len(self.cluster.brokers))
             kafka = f"{made.durability} (of topics to be made)"
         if self.settings.store.url is None:
             archive = "no archive: DATABASE_URL is not set"
         elif self.facts is None:
             archive = "unknown: PostgreSQL was not reached"
         else:
-            archive = "on disk at commit" if self.facts.durable else "NOT on disk at commit"
+            archive = self.facts.verdict.words
         return {"kafka": kafka, "postgresql": archive}
 
     # ── configuration ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -122,17 +120,10 @@ class Doctor:
         yield Check("postgresql", "ok", f"PostgreSQL {facts.version} answers in {facts.answer_ms:.1f} ms")
         if facts.major > NEWEST_MAJOR:
             yield Check("postgresql.version", "warn", f"{facts.major} is newer than what was tried", "Use 15 to 18.")
-        yield _judge(
-            "postgresql.durability", facts.durable,
-            f"fsync={'on' if facts.fsync else 'off'}, synchronous_commit={facts.synchronous_commit}",
-            "Turn both on: a commit that is not on disk is no place for events.",
-        )  # fmt: skip
-        if not facts.full_page_writes:
-            yield Check("postgresql.pages", "warn", "full_page_writes is off", "Turn it on, unless the disk is atomic.")
+        commit = facts.verdict
+        yield _judge("postgresql.durability", commit.durable is True, commit.words, commit.todo)
         if facts.encoding != "UTF8":
             yield Check("postgresql.encoding", "fail", f"the database is {facts.encoding}", "Make one with UTF8.")
-        if facts.read_only:
-            yield Check("postgresql.primary", "fail", "the server is read-only", "DATABASE_URL must name the primary.")
         ready = 0 < facts.schema_version <= facts.schema_known
         yield _judge(
             "postgresql.permissions", facts.may_create or facts.schema_version == facts.schema_known,
@@ -230,19 +221,13 @@ class Doctor:
         missing = sorted({"read", "write", "describe"} - info.operations)
         if info.operations and missing:
             yield Check(label, "fail", f"the bridge may not {', '.join(missing)}", "Grant it to the bridge's user.")
-        if info.survives_power_cut is False:
-            yield Check(
-                label, "warn", f"a record is on {info.durability}" if info.replicas > 1 else info.durability,
-                "Set flush.messages=1." if info.replicas == 1 else "Set min.insync.replicas=2.",
-            )  # fmt: skip
+        if not info.verdict.durable:
+            yield Check(label, "warn", info.durability, info.verdict.todo)
         if info.under_replicated:
             yield Check(label, "warn", f"{info.under_replicated} partitions miss a replica", "Is a broker down?")
         limit, need = info.record_bytes_max, record_bytes_needed(body_bytes_max)
-        if limit is not None and limit < need:
-            yield Check(
-                label, "fail", f"max.message.bytes={limit}, but bodies of {body_bytes_max} bytes may need {need}",
-                f"Raise it, or lower body_bytes_max to {body_bytes_limit(limit)}; larger ones are answered 413.",
-            )  # fmt: skip
+        if trouble := limit_trouble(limit, body_bytes_max):
+            yield Check(label, "fail", *trouble)
         kept_ms, archived_ms = int(info.settings.get("retention.ms", 0)), self.settings.archive.retention_days * _DAY_MS
         if self.settings.store.url is not None and not 0 <= kept_ms <= archived_ms:  # -1: for ever
             todo = "Raise KWB_ARCHIVE_RETENTION_DAYS, or lower the topic's retention.ms."
@@ -329,7 +314,7 @@ def _judge(name: str, good: bool, found: str, todo: str, *, otherwise: Status = 
 
 def _clock(name: str, ahead_ms: float) -> Check:
     off = abs(ahead_ms)
-    found = f"{off:.0f} ms {'ahead of' if ahead_ms > 0 else 'behind'} this machine"
+    found = clock_words(ahead_ms)
     status: Status = "fail" if off > CLOCK_FAIL_MS else "warn" if off > CLOCK_WARN_MS else "ok"
     return Check(name, status, found, "" if status == "ok" else "Let NTP set both clocks: event ids hold the time.")
 

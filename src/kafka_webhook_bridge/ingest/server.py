@@ -16,6 +16,7 @@ from kafka_webhook_bridge.ingest.outbox import OutboxWriter
 from kafka_webhook_bridge.ingest.protocol import Connection
 from kafka_webhook_bridge.ingest.suppress import Suppress, settle_beside
 from kafka_webhook_bridge.ingest.topics import Topics
+from kafka_webhook_bridge.ingest.truth import Truth
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import record_bytes_limit
 from kafka_webhook_bridge.kafka.producer import Producer
@@ -69,7 +70,8 @@ class IngestServer:
         self._database = database
         self._log = logs.get_logger("ingest")
         size = max(settings.ingest.body_bytes_max, sources.body_bytes_max)  # record sizes follow (rules.md 9)
-        self._topics = Topics(Admin(settings.kafka), store, record_bytes_limit(size), sources)
+        admin = Admin(settings.kafka)
+        self._topics = Topics(admin, store, record_bytes_limit(size), sources)
         self._suppress = Suppress(settings, store, clock)
         self.edge = Edge(settings, sources, self._topics, self._suppress, self.health, clock)
         deliver = self.edge.deliver
@@ -89,6 +91,10 @@ class IngestServer:
                 blocked=self._topics.blocked.get,
                 beside=settle_beside,
             )
+        self._truth = Truth(
+            admin, store, sources, settings.ingest.durability_check_ms,
+            ready=self._topics.ready, kafka_clock=lambda: self.producer.clock_ahead_ms, bound=self._topics.bound,
+        )  # fmt: skip
         self._available = metrics.registry().gauge("kwb_kafka_available")
         self._background = background
         self._server: asyncio.Server | None = None
@@ -104,6 +110,7 @@ class IngestServer:
         if self.outbox is not None:
             self._background.start(self.outbox.run(), "outbox")
             self._background.start(self.outbox.watch_usage(), "outbox-usage")
+        self._background.start(self._truth.run(), "truth")
         if context is not None:
             self._background.start(self._renew(context), "certificate")
         handshake: dict[str, Any] = {} if context is None else {"ssl_handshake_timeout": _TLS_HANDSHAKE_S}
@@ -118,6 +125,7 @@ class IngestServer:
         """Take a new configuration. Requests under way are not disturbed."""
         self._sources = sources
         self.edge.use(sources)
+        self._truth.sources = sources
         if self.outbox is not None:
             self.outbox.forget()
 
@@ -136,7 +144,7 @@ class IngestServer:
         if self._topics.blocked:
             names = ", ".join(sorted(self._topics.blocked)[:5])
             parts.append(health.Part("topics", "degraded", f"missing in Kafka: {names}"))
-        return parts
+        return parts + self._truth.parts()
 
     def _lateness(self) -> str:
         return _LATE if self.edge.deliver.breakers.failing else ""

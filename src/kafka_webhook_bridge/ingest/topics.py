@@ -31,6 +31,7 @@ _RETRY_S = 1.0  # while a configured topic is missing, as before the first migra
 _LIMITS_EVERY = 6  # rechecks between two looks at the topics' limits
 _REFUSED_KEPT_S = 10.0  # an answer "no room" is asked again no sooner
 _REFUSED_MAX = 10_000
+_REQUEST_OVERHEAD_BYTES = 4096  # of a produce request with one record
 _NOT_MADE_YET = str(uuid.UUID(int=0))
 
 
@@ -68,6 +69,14 @@ class Topics:
         """Nobody waits for the topic, but it is wanted. Those of configured sources are looked at by `run`."""
         if source.open and source.topic not in self._tasks and source.topic not in self.blocked:
             self.ensure(source, lambda _: None)
+
+    def bound(self, request_bytes_max: int) -> None:
+        """The brokers take no larger request: they would cut the connection, and others' records with it."""
+        room = request_bytes_max - _REQUEST_OVERHEAD_BYTES
+        if room < self._record_bytes_max:
+            self._log.warning("records are bounded by the brokers' socket.request.max.bytes", record_bytes_max=room)
+            self._record_bytes_max = room
+            self.ready.update({name: min(limit, room) for name, limit in self.ready.items()})
 
     def ensure(self, source: Source, then: Callable[[Refusal | None], None]) -> None:
         """Call `then` on the loop once the source's topic can be used (None) or cannot."""

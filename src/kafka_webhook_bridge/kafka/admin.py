@@ -17,6 +17,7 @@ from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.errors import code_of, translate
 from kafka_webhook_bridge.observability import logs
+from kafka_webhook_bridge.observability.durability import Verdict, of_topic
 from kafka_webhook_bridge.settings import KafkaSettings
 
 T = TypeVar("T")
@@ -63,26 +64,19 @@ class TopicInfo:
         ]
 
     @property
+    def verdict(self) -> Verdict:
+        """What an acknowledgement of this topic is worth."""
+        return of_topic(self.replicas, self.settings)
+
+    @property
     def durability(self) -> str:
-        """What an acknowledgement of this topic means, in words."""
-        if not self.settings:
-            return f"{self.replicas} replicas, settings unknown"
-        in_sync = int(self.settings.get("min.insync.replicas", "1"))
-        if self.replicas > 1:
-            surely = min(in_sync, self.replicas)
-            return f"on ≥ {surely} of {self.replicas} brokers" + ("" if surely > 1 else ", one may be the only copy")
-        if self.settings.get("flush.messages") == "1":
-            return "one broker, on disk before the ack"
-        return "one broker, in memory: lost with its power"
+        """The same in words."""
+        return self.verdict.words
 
     @property
     def survives_power_cut(self) -> bool | None:
         """Whether an acknowledged record outlives one broker; None when the settings are unknown."""
-        if not self.settings:
-            return None
-        if self.replicas > 1:
-            return int(self.settings.get("min.insync.replicas", "1")) > 1
-        return self.settings.get("flush.messages") == "1"
+        return self.verdict.durable
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +96,15 @@ class Cluster:
     controller: str
     brokers: tuple[Broker, ...]
     operations: frozenset[str]
+
+    @property
+    def request_bytes_max(self) -> int | None:
+        """The largest request that every broker takes (`socket.request.max.bytes`), None when none shows it.
+
+        A broker cuts the connection over a larger one, and other records die with it.
+        """
+        limits = [int((broker.settings or {}).get("socket.request.max.bytes", 0)) for broker in self.brokers]
+        return min(filter(None, limits), default=None)
 
 
 class Admin:
@@ -154,6 +157,11 @@ class Admin:
         if replicas == 1:
             wanted["flush.messages"] = "1"  # the ack then follows an fsync
         return wanted
+
+    def planned(self, brokers: int) -> TopicInfo:
+        """A topic as the bridge would make it with so many brokers."""
+        replicas = max(1, min(self._settings.topic_replication_max, brokers))
+        return TopicInfo("", "", self._settings.topic_partitions, replicas, settings=self.wanted_settings(replicas, 0))
 
     def list_topics(self) -> list[str]:
         """Names of all topics that the user may see, sorted, the cluster's own (`__…`) left out."""

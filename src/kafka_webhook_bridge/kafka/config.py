@@ -34,6 +34,17 @@ def body_bytes_limit(record_bytes_max: int) -> int:
     return max(0, (record_bytes_max - _RECORD_OVERHEAD_BYTES) * 3 // 4)
 
 
+def limit_trouble(record_bytes_max: int | None, body_bytes_max: int) -> tuple[str, str] | None:
+    """What is wrong, and what to do, where a topic with this `max.message.bytes` cannot take every such body."""
+    need = record_bytes_needed(body_bytes_max)
+    if record_bytes_max is None or record_bytes_max >= need:
+        return None
+    return (
+        f"max.message.bytes={record_bytes_max}, but bodies of {body_bytes_max} bytes may need {need}.",
+        f"Raise it, or lower body_bytes_max to {body_bytes_limit(record_bytes_max)}; larger ones are answered 413.",
+    )
+
+
 def client_config(settings: KafkaSettings, **extra: Any) -> dict[str, Any]:
     """librdkafka's configuration; `extra` are its own names and win. Raises ConfigError when settings contradict.
 

@@ -15,7 +15,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import confluent_kafka as ck
@@ -28,12 +28,15 @@ from kafka_webhook_bridge.observability import logs, metrics
 from kafka_webhook_bridge.settings import KafkaSettings
 
 LaneName = Literal["fast", "bulk"]
+Report = Callable[[ck.KafkaError | None, ck.Message], None]
 
 _POLL_S = 0.2  # how soon a poll thread sees that it shall stop
 _PROBE_S = 1.0  # how often the cluster is asked whether it answers
 _PROBE_LOST_S = 0.2  # and how often while its connection is lost
 _PROBE_LEAST_S = 0.05  # between two looks, whatever is reported meanwhile
 _BACK_OFF_MAX_S = 5.0
+_CLOCK_S = 10.0  # how often a record is asked for the broker's time
+_CLOCK_WITHIN_S = 1.0  # a report that took longer tells too little of it
 _UNKNOWN_TOPIC = frozenset({ck.KafkaError.UNKNOWN_TOPIC_OR_PART, ck.KafkaError._UNKNOWN_TOPIC})
 # librdkafka reports a success without an offset when it concludes from sequence numbers that an earlier try of a batch
 # was written ("already persisted"). On a partition whose first batch failed and whose second one was taken, as may
@@ -123,12 +126,13 @@ class Lane:
         self.batch: list[Outcome] = []
         self.fatal: str | None = None
         self.heard = 0.0  # when a broker told the fate of a record last; monotonic seconds
-        self.idle = time.monotonic()  # when nothing was outstanding last
+        self.idle = time.monotonic()  # when it last had no reason to hear anything
         self._reach = reach
         self._hand_over = hand_over
         self._stopping = False
         self.producer = ck.Producer({**config, "error_cb": self._errored})
-        self.produce = self.producer.produce
+        self.produce: Callable[..., None] = self.producer.produce
+        self.clock_ahead_ms: float | None = None
         login.follow(self, settings)
         self.thread = threading.Thread(
             target=_guarded, args=(self._poll, died), name=f"lane-{name}-{generation}", daemon=True
@@ -143,22 +147,46 @@ class Lane:
         self.producer.set_sasl_credentials(username, password)
         self._reach.forget()
 
+    def look_at_clock(self) -> None:
+        """Let the next record tell what time it is at the broker. All others go by librdkafka's own method."""
+        self.produce = self._produce_timed
+
+    def _produce_timed(
+        self, topic: str, value: bytes, key: bytes | None, partition: int, report: Report, *rest: Any
+    ) -> None:
+        self.produce = self.producer.produce
+        sent, sent_wall = time.monotonic(), time.time()
+
+        def timed(error: ck.KafkaError | None, message: ck.Message) -> None:
+            kind, stamp_ms = message.timestamp()
+            took_s = time.monotonic() - sent
+            if error is None and kind == ck.TIMESTAMP_LOG_APPEND_TIME and took_s < _CLOCK_WITHIN_S:
+                self.clock_ahead_ms = stamp_ms - (sent_wall + took_s / 2) * 1000
+            report(error, message)
+
+        self.producer.produce(topic, value, key, partition, timed, *rest)
+
     def _errored(self, error: ck.KafkaError) -> None:
         if error.fatal():
             self.fatal = str(error)
         self._reach.report(error)
 
     def _poll(self) -> None:
-        poll, producer = self.producer.poll, self.producer
+        producer = self.producer
         while not self._stopping:
-            poll(_POLL_S)
-            self._pass_on()
+            self._poll_once()
         # Dropping a producer fires no callback; purging and polling delivers every report (rules.md 8).
         producer.purge()
         give_up = time.monotonic() + _BACK_OFF_MAX_S
         while len(producer) and time.monotonic() < give_up:
-            poll(_POLL_S)
-            self._pass_on()
+            self._poll_once()
+        self._pass_on()
+
+    def _poll_once(self) -> None:
+        try:
+            self.producer.poll(_POLL_S)
+        except ck.KafkaException as error:  # a fatal error comes by this way as well, and reports come after it
+            self._errored(error.args[0])
         self._pass_on()
 
     def _pass_on(self) -> None:
@@ -230,7 +258,7 @@ class Producer:
     """Sends records by two lanes and keeps both alive. Belongs to one running loop.
 
     `finished(batch)` is called on the loop with every record handed to `send`, exactly once each. `died(name, error)`
-    is called from a thread of the producer that ended by a fault.
+    is called from a thread of the producer that ended by a fault. `extra` are librdkafka's own names and win.
     `available` tells whether the cluster answered lately, `reason` why not. `connected` is false from the moment that
     no broker takes a connection until one answers again; `on_lost()` and `on_found()` are called on the loop when it
     changes, `on_lost` first. A broker that stands still keeps its connection: it is not lost, its records time out.
@@ -244,6 +272,7 @@ class Producer:
         body_bytes_max: int,
         died: Callable[[str, BaseException], None],
         client_id: str = "kwb-ingest",
+        extra: Mapping[str, Any] | None = None,
         on_lost: Callable[[], None] = lambda: None,
         on_found: Callable[[], None] = lambda: None,
     ) -> None:
@@ -260,10 +289,12 @@ class Producer:
         self._fast_max = settings.fast_lane_requests_max
         self._body_bytes_max = body_bytes_max
         self._client_id = client_id
+        self._extra = dict(extra or {})
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._reach = Reach(self._wake.set)
         self.connected = self._told_connected = True
+        self._clock_ahead_ms: float | None = None
         self._on_lost = on_lost
         self._on_found = on_found
         self._generations = {"fast": 1, "bulk": 1}
@@ -278,6 +309,11 @@ class Producer:
     @property
     def available(self) -> bool:
         return self._reach.available
+
+    @property
+    def clock_ahead_ms(self) -> float | None:
+        """The broker's clock less ours, as the last record told that was asked; None where the topic keeps our time."""
+        return self._clock_ahead_ms
 
     @property
     def reason(self) -> str:
@@ -310,7 +346,7 @@ class Producer:
 
     def _lane(self, name: LaneName, generation: int) -> Lane:
         self._metrics.gauge("kwb_kafka_producer_generation", lane=name).set(generation)
-        config = self._config(name)
+        config = self._config(name) | self._extra
         return Lane(name, generation, self._settings, config, self._hand_over, self._reach, self._died)
 
     def send(self, record: Record, outcome: Outcome) -> None:
@@ -321,7 +357,7 @@ class Producer:
         n = self._outstanding
         outcome.lane = lane = self._fast if n < self._fast_max else self._bulk
         try:
-            lane.produce(record.topic, record.value, record.key, -1, outcome.reported, None, 0, record.headers)  # type: ignore[arg-type]  # an invariant list in its stub
+            lane.produce(record.topic, record.value, record.key, -1, outcome.reported, None, 0, record.headers)
         except BufferError:
             raise QueueFull(lane.name) from None
         except ck.KafkaException as error:
@@ -345,6 +381,7 @@ class Producer:
 
     def _watch(self) -> None:
         pause_s = 0.0  # at once: until the first answer the process is not ready
+        clock_at = 0.0
         while True:
             self._wake.wait(pause_s)
             self._wake.clear()
@@ -355,6 +392,11 @@ class Producer:
             if self._reach.connected != self._told_connected:
                 self._told_connected = self._reach.connected
                 self._loop.call_soon_threadsafe(self._connection, self._told_connected)
+            if time.monotonic() >= clock_at:
+                clock_at = time.monotonic() + _CLOCK_S
+                self._fast.look_at_clock()
+            if self._fast.clock_ahead_ms is not None:
+                self._clock_ahead_ms = self._fast.clock_ahead_ms
             for lane in (self._fast, self._bulk):
                 why = self._sick(lane, answered)
                 if why is not None:
@@ -407,10 +449,10 @@ class Producer:
         if lane.fatal is not None:
             return lane.fatal
         now = time.monotonic()
-        if len(lane) == 0:
+        if len(lane) == 0 or not answered:  # a lane is not to blame while the cluster is away
             lane.idle = now
         silent_ms = (now - max(lane.idle, lane.heard)) * 1000
-        if answered and silent_ms > self._settings.stuck_after_ms:
+        if silent_ms > self._settings.stuck_after_ms:
             return f"no report for {silent_ms:.0f} ms while the cluster answers"
         return None
 

@@ -71,6 +71,8 @@ GaugeName = Literal[
     "kwb_kafka_available",
     "kwb_kafka_connected",
     "kwb_kafka_auth_failed",
+    "kwb_durable",
+    "kwb_clock_skew_seconds",
     "kwb_kafka_outstanding_records",
     "kwb_kafka_producer_generation",
     "kwb_breaker_open",
@@ -87,6 +89,10 @@ HistogramName = Literal[
 ]
 
 
+Place = Literal["kafka", "postgres"]
+PLACES: tuple[Place, ...] = ("kafka", "postgres")
+
+
 class Labels(TypedDict, total=False):
     """Every label there is and its values. Open ones (`str`) are bounded by OPEN_LABELS_MAX."""
 
@@ -96,12 +102,13 @@ class Labels(TypedDict, total=False):
     path: Literal["direct", "outbox"]
     phase: Literal["header", "body", "idle"]
     lane: Literal["fast", "bulk"]
+    place: Place
     error: str  # Kafka's or PostgreSQL's name of an error
     role: Literal["ingest", "worker"]
     reason: Literal["not_ours", "replay", "out_of_range", "topic_recreated", "rate", "stalled"]
 
 
-Label = Literal["source", "stored", "code", "path", "phase", "lane", "error", "role", "reason"]
+Label = Literal["source", "stored", "code", "path", "phase", "lane", "place", "error", "role", "reason"]
 UNKNOWN_SOURCE = "_unknown"  # requests whose source does not exist
 OTHER = "_other"  # label values beyond the bound
 OPEN_LABELS_MAX: Mapping[str, int] = {"source": 1000, "code": 128, "error": 64}
@@ -145,6 +152,8 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_kafka_available": Row("1 while every process reaches the cluster, else 0.", merge="min"),
     "kwb_kafka_connected": Row("0 while a process has lost every connection to the cluster, else 1.", merge="min"),
     "kwb_kafka_auth_failed": Row("1 while the cluster refuses the bridge's login or a right of it.", merge="max"),
+    "kwb_durable": Row("1 where what the place acknowledged is known to outlive a power cut.", ("place",), "min"),
+    "kwb_clock_skew_seconds": Row("How far the place's clock is from this machine's, either way.", ("place",), "max"),
     "kwb_kafka_outstanding_records": Row("Records handed to Kafka that have no report yet."),
     "kwb_kafka_producer_generation": Row(
         "How often the lane's producer was made, the most of any process.", ("lane",), "max"

@@ -159,6 +159,9 @@ class Postgres(Server):
             "port": str(self.port),
             "unix_socket_directories": "",
             "fsync": "on",
+            # Room for an archive on a laptop: fewer checkpoints, after each of which whole pages are written.
+            "max_wal_size": "2GB",
+            "shared_buffers": "256MB",
             "password_encryption": "scram-sha-256",
             "timezone": "UTC",
             "log_timezone": "UTC",

@@ -9,9 +9,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kafka_webhook_bridge.observability.durability import Verdict, of_postgres
 from kafka_webhook_bridge.settings import StoreSettings
 from kafka_webhook_bridge.store.migrate import migrations
-from kafka_webhook_bridge.store.pool import Store
+from kafka_webhook_bridge.store.pool import Connection, Store
 
 NEWEST_MAJOR = 18  # that the bridge is tried with; the oldest is store.pool.SERVER_MAJOR_MIN
 
@@ -31,6 +32,12 @@ SELECT current_setting('server_version_num')::int AS version_num,
        to_regclass('archive_offsets') IS NOT NULL AS has_archive,
        to_regclass('topics') IS NOT NULL AS has_topics,
        to_regclass('kwb_migrations') IS NOT NULL AS has_migrations
+"""
+_COMMITS = """
+SELECT current_setting('fsync') = 'on' AS fsync,
+       current_setting('full_page_writes') = 'on' AS full_page_writes,
+       current_setting('synchronous_commit') AS synchronous_commit,
+       pg_is_in_recovery() OR current_setting('transaction_read_only')::bool AS read_only
 """
 _NOT_AS_THEY_ARE = {"has_topics", "has_migrations", "fsync", "full_page_writes"}
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
@@ -74,9 +81,31 @@ class Facts:
         return self.version_num // 10_000
 
     @property
-    def durable(self) -> bool:
-        """Whether a commit is on disk when it is reported."""
-        return self.fsync and self.synchronous_commit != "off"
+    def verdict(self) -> Verdict:
+        """What a commit is worth."""
+        return of_postgres(
+            fsync=self.fsync, full_page_writes=self.full_page_writes,
+            synchronous_commit=self.synchronous_commit, read_only=self.read_only,
+        )  # fmt: skip
+
+
+async def read_verdict(store: Store) -> tuple[Verdict, float]:
+    """What a commit is worth, as a connection of the bridge finds it, and how far the server's clock is ahead in ms.
+
+    Raises StoreError when PostgreSQL refuses or does not answer.
+    """
+    async with store.connection(
+        "telling how it commits", timeout_ms=2 * store.settings.connect_timeout_ms
+    ) as connection:
+        found = await connection.fetchrow(_COMMITS)
+        assert found is not None
+        return of_postgres(**found), await _clock_ahead_ms(connection)
+
+
+async def _clock_ahead_ms(connection: Connection) -> float:
+    sent = time.time()
+    theirs: float = await connection.fetchval(_CLOCK)
+    return (theirs - (sent + time.time()) / 2) * 1000
 
 
 async def read_facts(settings: StoreSettings) -> Facts:
@@ -87,9 +116,9 @@ async def read_facts(settings: StoreSettings) -> Facts:
     ):
         found = await connection.fetchrow(_FACTS)
         assert found is not None
-        sent = time.time()
-        theirs = await connection.fetchval(_CLOCK)
-        received = time.time()
+        sent = time.monotonic()
+        clock_ahead_ms = await _clock_ahead_ms(connection)
+        answered = time.monotonic()
         version = await connection.fetchval(_SCHEMA_VERSION) if found["has_migrations"] else 0
         topics = await connection.fetch(_TOPICS) if found["has_topics"] else []
         offsets = await connection.fetch(_OFFSETS) if found["has_archive"] else []
@@ -99,8 +128,8 @@ async def read_facts(settings: StoreSettings) -> Facts:
             schema_known=len(migrations()),
             fsync=found["fsync"] == "on",
             full_page_writes=found["full_page_writes"] == "on",
-            answer_ms=(received - sent) * 1000,
-            clock_ahead_ms=(theirs - (sent + received) / 2) * 1000,
+            answer_ms=(answered - sent) * 1000,
+            clock_ahead_ms=clock_ahead_ms,
             made_by={row[0]: row[1] for row in topics},
             next_offsets={(row[0], row[1]): row[2] for row in offsets},
         )
