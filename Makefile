@@ -58,10 +58,12 @@ docs: $(READY)  ## Make the generated files of docs/ anew
 bench: $(READY)  ## Measure speed and memory, beside a rival; writes benchmarks/results (about an hour)
 	$(BIN)/python benchmarks/http_to_kafka.py
 	$(BIN)/python benchmarks/archive.py
+	$(BIN)/python benchmarks/relay_drain.py
 
 bench-quick: $(READY)  ## The same in a few minutes, to see whether a change matters
 	$(BIN)/python benchmarks/http_to_kafka.py --quick
 	$(BIN)/python benchmarks/archive.py --quick
+	$(BIN)/python benchmarks/relay_drain.py --quick
 
 lock: $(READY)  ## Resolve the dependencies anew, with hashes
 	$(BIN)/python tools/lock.py

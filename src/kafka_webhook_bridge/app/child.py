@@ -20,6 +20,7 @@ import uvloop
 
 from kafka_webhook_bridge.app.control import Channel
 from kafka_webhook_bridge.archive.archiver import Archiver
+from kafka_webhook_bridge.archive.relay import Relay
 from kafka_webhook_bridge.archive.retention import Retention
 from kafka_webhook_bridge.errors import ConfigError, KwbError, StoreError
 from kafka_webhook_bridge.ingest.server import IngestServer
@@ -174,7 +175,8 @@ async def _worker(settings: Settings, control: socket.socket) -> int:
     if store is not None:
         archiver = Archiver(settings, store, sources, database.migrated)
         retention = Retention(settings, store, database.migrated)
-        for name, room in (("archiver", archiver), ("retention", retention)):
+        relay = Relay(settings, store, sources, background.fault_in_thread, database.migrated)
+        for name, room in (("archiver", archiver), ("retention", retention), ("relay", relay)):
             rooms.append(background.start(room.run(stop), name))
 
     def parts() -> list[health.Part]:

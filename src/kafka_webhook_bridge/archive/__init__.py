@@ -1,6 +1,8 @@
-"""From Kafka into PostgreSQL, and out of it when the time is over.
+"""From Kafka into PostgreSQL and out of it when the time is over; from the outbox into Kafka.
 
 rows.py        a record as a row of `events`
 archiver.py    batches with their positions, one archiver at a time
 retention.py   partitions ahead, old ones dropped
+relay.py       the outbox into Kafka
+strict.py      the same in order, for sources that ask for it
 """

@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "send": ("send", "Send test webhooks and report latency and receipts."),
     "tail": ("tail", "Follow a topic."),
     "events": ("events", "Search and show archived events."),
+    "outbox": ("outbox", "What waits for Kafka, and letting go what is held."),
     "topics": ("topics", "List and describe topics."),
     "doctor": ("doctor", "Check every dependency, permission and limit."),
 }

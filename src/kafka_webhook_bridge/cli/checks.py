@@ -13,7 +13,7 @@ import secrets
 import shutil
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,9 @@ from kafka_webhook_bridge.kafka.trial import try_write
 from kafka_webhook_bridge.observability.durability import CLOCK_WARN_MS, clock_words, weakest
 from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.sources.table import SourceTable
+from kafka_webhook_bridge.store import Store
 from kafka_webhook_bridge.store.facts import NEWEST_MAJOR, Facts, read_facts
+from kafka_webhook_bridge.store.relay import HALTS, Outbox, Size
 
 Status = Literal["ok", "warn", "fail", "skip"]
 
@@ -39,6 +41,7 @@ KAFKA_TIMEOUT_S = 5.0
 HTTP_TIMEOUT_S = 2.0
 CLOCK_FAIL_MS = 60_000
 LAG_WARN_EVENTS = 10_000
+OUTBOX_WARN_S = 60.0
 FREE_WARN_BYTES, FREE_FAIL_BYTES = 2 * 1024**3, 512 * 1024**2
 _SPARE_FILES = 100  # descriptors of a worker besides its connections
 _MIB = 1024**2
@@ -69,8 +72,8 @@ class Doctor:
     def examine(self) -> Iterator[Check]:
         """Every check, in order. A check that breaks is itself a failed check."""
         for look in (
-            self._sources, self._store, self._kafka, self._creation, self._topic_checks, self._trial, self._archive,
-            self._files, self._disk, self._ports,
+            self._sources, self._store, self._kafka, self._creation, self._topic_checks, self._trial, self._outbox,
+            self._archive, self._files, self._disk, self._ports,
         ):  # fmt: skip
             name = look.__name__.strip("_")
             try:
@@ -259,6 +262,23 @@ class Doctor:
 
     # ── between the two ───────────────────────────────────────────────────────────────────────────────────────────
 
+    def _outbox(self) -> Iterator[Check]:
+        """Events that PostgreSQL vouches for, and that Kafka does not have yet."""
+        if self.facts is None or not self.facts.has_outbox:
+            yield Check("outbox", "skip", "PostgreSQL was not reached, or has no tables yet")
+            return
+        sizes = asyncio.run(read_sizes(self.settings))
+        waiting = sizes.get("waiting", Size(0, 0, 0.0))
+        found = f"{waiting.rows} events ({waiting.bytes // _MIB} MiB) wait for Kafka"
+        if waiting.rows:
+            found += f", the oldest for {waiting.oldest_seconds:.0f} s"
+        todo = "Is Kafka up, and `kwb serve` running? It relays them by itself."
+        yield _judge("outbox", waiting.oldest_seconds <= OUTBOX_WARN_S, found, todo, otherwise="warn")
+        for state in HALTS:
+            if state in sizes:
+                todo = "`kwb outbox list` tells why; docs/howto/outbox.md what to do."
+                yield Check(f"outbox.{state}", "warn", f"{sizes[state].rows} events are {state}", todo)
+
     def _archive(self) -> Iterator[Check]:
         """Events that are in Kafka alone die with their topic (rules.md 7)."""
         if self.facts is None or self.cluster is None:
@@ -302,6 +322,12 @@ class Doctor:
         yield port
         if port.found.startswith(_ANSWERS):
             yield _ready(management.host, management.port)
+
+
+async def read_sizes(settings: Settings) -> Mapping[str, Size]:
+    """What the outbox holds, by state."""
+    async with Store(settings.store) as store:
+        return await Outbox(store, settings.relay.statement_timeout_ms).sizes()
 
 
 _TOLD = {"message.timestamp.type", "retention.ms", "min.insync.replicas"}

@@ -15,7 +15,7 @@ import confluent_kafka.admin
 from kafka_webhook_bridge.errors import KafkaError
 from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.kafka.config import client_config
-from kafka_webhook_bridge.kafka.errors import code_of, translate
+from kafka_webhook_bridge.kafka.errors import blame, code_of, reason_of, translate
 from kafka_webhook_bridge.observability import logs
 from kafka_webhook_bridge.observability.durability import Verdict, of_topic
 from kafka_webhook_bridge.settings import KafkaSettings
@@ -184,6 +184,21 @@ class Admin:
         topics = self._describe(names, operations=True)
         settings = self._topic_settings(topics)
         return {name: replace(info, settings=settings.get(name, {})) for name, info in topics.items()}
+
+    def writable(self, name: str) -> TopicInfo | str:
+        """The topic, or the reason why nothing can be written to it: `UNKNOWN_TOPIC`, `TOPIC_AUTHORIZATION_FAILED`."""
+        try:
+            info = self.describe([name]).get(name)
+        except KafkaError as error:
+            inner = error.__cause__.args[0] if error.__cause__ and error.__cause__.args else None
+            if isinstance(inner, ck.KafkaError) and blame(inner.name()) == "topic":
+                return reason_of(inner.name())
+            raise
+        if info is None:
+            return "UNKNOWN_TOPIC"
+        if info.operations and "write" not in info.operations:
+            return "TOPIC_AUTHORIZATION_FAILED"
+        return info
 
     def ensure_topic(self, name: str, record_bytes_max: int) -> TopicInfo:
         """The topic, made by rules.md 10 when it does not exist. Made or found, its real settings are told.

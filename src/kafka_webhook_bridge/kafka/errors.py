@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 import confluent_kafka as ck
 
 from kafka_webhook_bridge.errors import KafkaError
@@ -40,6 +43,31 @@ HINTS: dict[int, str] = {
     K.TOPIC_EXCEPTION: "The name is not one that Kafka accepts: letters, digits, `.`, `_`, `-`, at most 249.",
 }
 _UNREACHED = frozenset({K._TRANSPORT, K._ALL_BROKERS_DOWN, K._TIMED_OUT, K._RESOLVE})
+
+
+# By Kafka's names, which both produce() and the reports tell.
+_OF_A_TOPIC: Mapping[str, str] = {
+    "UNKNOWN_TOPIC_OR_PART": "UNKNOWN_TOPIC",
+    "_UNKNOWN_TOPIC": "UNKNOWN_TOPIC",
+    "UNKNOWN_TOPIC": "UNKNOWN_TOPIC",  # as the bridge says it
+    "TOPIC_AUTHORIZATION_FAILED": "TOPIC_AUTHORIZATION_FAILED",
+    "TOPIC_EXCEPTION": "TOPIC_EXCEPTION",
+}
+_OF_A_RECORD = frozenset(
+    {"MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE", "RECORD_LIST_TOO_LARGE", "INVALID_RECORD", "INVALID_TIMESTAMP"}
+)
+
+
+def blame(name: str) -> Literal["topic", "record", "cluster"]:
+    """Whose fault an error with Kafka's name is: everything else than topic and record passes by itself."""
+    if name in _OF_A_TOPIC:
+        return "topic"
+    return "record" if name in _OF_A_RECORD else "cluster"
+
+
+def reason_of(name: str) -> str:
+    """The reason that is kept with an event: one word for what Kafka has two names for."""
+    return _OF_A_TOPIC.get(name, name)
 
 
 def code_of(failure: BaseException) -> int | None:

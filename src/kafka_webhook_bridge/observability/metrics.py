@@ -62,6 +62,10 @@ CounterName = Literal[
     "kwb_dedupe_unsettled_total",
     "kwb_dedupe_taken_over_total",
     "kwb_dedupe_bodies_differ_total",
+    "kwb_relay_relayed_total",
+    "kwb_relay_failures_total",
+    "kwb_relay_quarantined_total",
+    "kwb_relay_errors_total",
     "kwb_log_lines_dropped_total",
 ]
 GaugeName = Literal[
@@ -80,6 +84,11 @@ GaugeName = Literal[
     "kwb_outbox_queue_bytes",
     "kwb_archive_lag_records",
     "kwb_archive_at_risk_events",
+    "kwb_outbox_rows",
+    "kwb_outbox_bytes",
+    "kwb_outbox_oldest_seconds",
+    "kwb_relay_blocked_topics",
+    "kwb_relay_blocked_sources",
 ]
 HistogramName = Literal[
     "kwb_request_seconds",
@@ -106,9 +115,10 @@ class Labels(TypedDict, total=False):
     error: str  # Kafka's or PostgreSQL's name of an error
     role: Literal["ingest", "worker"]
     reason: Literal["not_ours", "replay", "out_of_range", "topic_recreated", "rate", "stalled"]
+    state: Literal["waiting", "blocked", "quarantined"]
 
 
-Label = Literal["source", "stored", "code", "path", "phase", "lane", "place", "error", "role", "reason"]
+Label = Literal["source", "stored", "code", "path", "phase", "lane", "place", "error", "role", "reason", "state"]
 UNKNOWN_SOURCE = "_unknown"  # requests whose source does not exist
 OTHER = "_other"  # label values beyond the bound
 OPEN_LABELS_MAX: Mapping[str, int] = {"source": 1000, "code": 128, "error": 64}
@@ -188,6 +198,15 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_archive_refused_total": Row("Events that PostgreSQL took only without what was derived from them."),
     "kwb_archive_errors_total": Row("Batches that failed and are tried again.", ("error",)),
     "kwb_archive_positions_lost_total": Row("Positions that no longer existed in Kafka.", ("reason",)),
+    "kwb_outbox_rows": Row("Events in the outbox.", ("state",), "max"),
+    "kwb_outbox_bytes": Row("Bytes of the events in the outbox.", ("state",), "max"),
+    "kwb_outbox_oldest_seconds": Row("Age of the oldest event in the outbox.", ("state",), "max"),
+    "kwb_relay_relayed_total": Row("Events of the outbox that Kafka acknowledged to the relay."),
+    "kwb_relay_failures_total": Row("Events of the outbox that Kafka did not take at one attempt.", ("error",)),
+    "kwb_relay_quarantined_total": Row("Events that Kafka will never take as they are."),
+    "kwb_relay_errors_total": Row("Statements of the relay that failed and are tried again.", ("error",)),
+    "kwb_relay_blocked_topics": Row("Topics that are missing, or that the bridge may not write to."),
+    "kwb_relay_blocked_sources": Row("Sources with ordering: strict whose next event cannot be sent."),
     "kwb_log_lines_dropped_total": Row("Log lines left out: too many alike, or nobody reads them.", ("reason",)),
 }
 PROCESS_TABLE: Mapping[str, str] = {

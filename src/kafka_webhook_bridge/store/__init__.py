@@ -6,6 +6,7 @@ rows.py          EventRow: a row as it is written
 archive.py       batches of rows with their Kafka positions, fenced
 events.py        Search, get
 deliveries.py    claims on deliveries that may be duplicates
+relay.py         rows of the outbox, leased and settled
 partitions.py    ahead, default, dropped
 coordination.py  leases, topics on record
 queries.sql      every statement by name

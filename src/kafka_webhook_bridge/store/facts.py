@@ -30,6 +30,7 @@ SELECT current_setting('server_version_num')::int AS version_num,
        (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')::int AS connections,
        pg_database_size(current_database()) AS size_bytes,
        to_regclass('archive_offsets') IS NOT NULL AS has_archive,
+       to_regclass('outbox') IS NOT NULL AS has_outbox,
        to_regclass('topics') IS NOT NULL AS has_topics,
        to_regclass('kwb_migrations') IS NOT NULL AS has_migrations
 """
@@ -69,6 +70,7 @@ class Facts:
     connections: int
     size_bytes: int
     has_archive: bool
+    has_outbox: bool
     schema_version: int
     schema_known: int
     answer_ms: float

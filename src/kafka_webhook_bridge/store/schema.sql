@@ -181,7 +181,7 @@ CREATE INDEX events_type_idx ON ONLY events USING btree (type, event_id);
 
 CREATE INDEX events_default_type_event_id_idx ON events_default USING btree (type, event_id);
 
-CREATE INDEX outbox_due_idx ON outbox USING btree (relay_after) WHERE ((state = 'waiting'::text) AND (number IS NULL));
+CREATE INDEX outbox_due_idx ON outbox USING btree (topic, relay_after) WHERE ((state = 'waiting'::text) AND (number IS NULL));
 
 CREATE INDEX outbox_halted_idx ON outbox USING btree (state, topic) WHERE (state <> 'waiting'::text);
 

@@ -19,7 +19,8 @@ CREATE TABLE outbox (
     number       bigint                 -- its place among its source's events, with ordering: strict alone
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000, toast_tuple_target = 4080);
 
-CREATE INDEX outbox_due_idx ON outbox (relay_after) WHERE state = 'waiting' AND number IS NULL;
+-- By topic first: a topic that cannot take its events now must not stand in the way of the others.
+CREATE INDEX outbox_due_idx ON outbox (topic, relay_after) WHERE state = 'waiting' AND number IS NULL;
 CREATE UNIQUE INDEX outbox_number_idx ON outbox (source, number) WHERE number IS NOT NULL;
 CREATE INDEX outbox_halted_idx ON outbox (state, topic) WHERE state <> 'waiting';
 
