@@ -54,7 +54,14 @@ class Topics:
         try:
             yield name
         finally:
-            self._admin.delete_topics([name], request_timeout=_TIMEOUT_S)[name].result(_TIMEOUT_S)
+            self.delete(name)
+
+    def delete(self, name: str) -> None:
+        """With all its records. Comes back when it is gone, so that it can be made anew."""
+        self._admin.delete_topics([name], request_timeout=_TIMEOUT_S)[name].result(_TIMEOUT_S)
+        deadline = time.monotonic() + _TIMEOUT_S
+        while name in self._admin.list_topics(timeout=_TIMEOUT_S).topics and time.monotonic() < deadline:
+            time.sleep(0.1)
 
     def count(self, topic: str) -> int:
         """Records in the topic: the sum of its partitions' end offsets (no transactions, nothing compacted)."""

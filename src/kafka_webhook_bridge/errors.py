@@ -17,6 +17,7 @@ Two kinds, one table each:
         KafkaError       the cluster refused or did not answer       exit 1
         StoreError       PostgreSQL refused or did not answer        exit 1
             Fenced         another archiver moved the positions
+        ReplayError      a replay or rebuild cannot begin or go on   exit 1
         UnreachableError `kwb send`: nobody answers at the address   exit 1
         ReceiptsError    `kwb send`: the journal cannot be written   exit 1
 
@@ -241,6 +242,12 @@ class Fenced(StoreError):
     """Somebody else moved the archive's positions: the batch was not written."""
 
     code = "store.fenced"
+
+
+class ReplayError(KwbError):
+    """A replay or a rebuild cannot begin, or cannot go on until something is changed."""
+
+    code = "replay.refused"
 
 
 class UnreachableError(KwbError):

@@ -1,7 +1,8 @@
 """What a webhook is on its way: Request → Event → Record → Receipt.
 
 Tuples, because millions are made: a NamedTuple costs a quarter of a frozen dataclass. Only `ingest.auth.verify`
-makes an Event from a Request, and only `formats.encode` a Record from an Event, so a forgotten check is a type error.
+makes an Event from a Request, and only `formats.encode` a Record from an Event, so a forgotten check is a type error;
+`formats.rows.record_of` asks it for the record of an event that is archived.
 """
 
 from __future__ import annotations

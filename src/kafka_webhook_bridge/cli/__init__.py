@@ -29,6 +29,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     "tail": ("tail", "Follow a topic."),
     "events": ("events", "Search and show archived events."),
     "outbox": ("outbox", "What waits for Kafka, and letting go what is held."),
+    "replay": ("replay", "Send archived events to Kafka once more."),
+    "rebuild": ("rebuild", "Make a lost topic anew out of the archive."),
     "topics": ("topics", "List and describe topics."),
     "doctor": ("doctor", "Check every dependency, permission and limit."),
 }

@@ -64,8 +64,8 @@ def register(app: typer.Typer) -> None:
             since=moment("--since", since, now) if since else None,
             until=moment("--until", until, now) if until else None,
             key=key,
-            json=None if json_contains is None else _document(json_contains),
-            after=_event_id(after) if after else None,
+            json=None if json_contains is None else document(json_contains),
+            after=event_id_of(after) if after else None,
             limit=limit,
         )
         search_events(wanted.bounded(now), Output(json=json), bounded=json_contains is not None and not since)
@@ -79,7 +79,7 @@ def register(app: typer.Typer) -> None:
         """One event: the request as it came, what the bridge found, and where it is in Kafka."""
         if body and json:
             raise UsageError("--body and --json exclude each other.")
-        show_event(_event_id(event_id), Output(json=json), body=body)
+        show_event(event_id_of(event_id), Output(json=json), body=body)
 
 
 # ---- search ----------------------------------------------------------------------------------------------------------
@@ -115,12 +115,12 @@ def search_events(wanted: Search, out: Output, *, bounded: bool = False) -> None
         (
             str(row["event_id"]),
             short(row["received_at"]),
-            *(_cell(row[column]) for column in ("source", "type", "key")),
+            *(cell(row[column]) for column in ("source", "type", "key")),
             str(row["body_bytes"]),
         )
         for row in rows
     ]
-    head, *lines = _aligned([columns, *cells])
+    head, *lines = aligned([columns, *cells])
     out.say(head, "bold")
     for line in lines:
         out.say(line)
@@ -145,20 +145,20 @@ def _next_command(wanted: Search, last: uuid.UUID) -> str:
     return shlex.join(["kwb", "events", "search", *given])
 
 
-def _cell(text: str | None) -> str:
+def cell(text: str | None) -> str:
     if text is None:
         return "–"
     text = safe(text)
     return text if len(text) <= _CELL_CHARACTERS_MAX else text[: _CELL_CHARACTERS_MAX - 1] + "…"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """One line an event, however narrow the terminal: ids are copied and lines are searched."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _document(text: str) -> str:
+def document(text: str) -> str:
     """The JSON that was asked for. Raises UsageError when it is none, or none that a body can contain."""
     import orjson
 
@@ -172,7 +172,7 @@ def _document(text: str) -> str:
     return text
 
 
-def _event_id(text: str) -> uuid.UUID:
+def event_id_of(text: str) -> uuid.UUID:
     from kafka_webhook_bridge import ids
 
     found = ids.parse(text.strip().lower())

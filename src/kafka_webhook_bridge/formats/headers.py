@@ -95,8 +95,11 @@ def request_headers(event: Event) -> tuple[Headers, bytes | None, bytes | None]:
 
 
 def _without(kept: Headers, connection: bytes) -> Headers:
-    """`kept` less the fields that Connection names as belonging to the connection."""
-    named = {"http_" + token.strip().lower().decode("latin-1") for token in connection.split(b",")}
+    """`kept` less the fields that Connection names as belonging to the connection.
+
+    Content-Type and traceparent are meant for whoever reads the body, so no connection can claim them.
+    """
+    named = {"http_" + token.strip().lower().decode("latin-1") for token in connection.split(b",")} - _SPECIAL
     return [pair for pair in kept if pair[0] not in named]
 
 

@@ -1,6 +1,7 @@
 """A record as a row of `events` (rules.md 18, 20, 25), for the archive and the outbox.
 
     headers ──▶ the request, and what the bridge found            value ──formats.decode──▶ body ──check──▶ body_json
+    record_of(row) ──▶ the record again, key, value and headers to the byte (rules.md 15)
 
 Total: any record gives a row, or the reason why it has none. Text columns never hold what PostgreSQL refuses; where
 that made a header or the key differ from its bytes, the bytes are kept beside it. Millions of rows are made, so
@@ -16,13 +17,18 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import orjson
 
 from kafka_webhook_bridge import formats, ids
 from kafka_webhook_bridge.body import NOT_JSON, parse_json
+from kafka_webhook_bridge.event import Event, Record, Request
+from kafka_webhook_bridge.formats import cloudevents, envelope
 from kafka_webhook_bridge.formats.headers import FORMAT
+
+if TYPE_CHECKING:
+    from kafka_webhook_bridge.sources.source import Source
 
 Skip = Literal["not_ours", "replay"]
 
@@ -43,7 +49,8 @@ _NO_MARKS = frozenset(
         "kwb_source", "kwb_method", "kwb_path", "kwb_query", "kwb_dedupe_key", "kwb_verified", "kwb_covers_body",
     }
 )  # fmt: skip
-_REPLAY = "kwb_replay_id"
+REPLAY = "kwb_replay_id"  # of records that were sent again; they make no row
+_TYPE = "ce_type"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _NUL_ESCAPE = b"\\u0000"
@@ -90,7 +97,10 @@ class EventRow(NamedTuple):
 
     def without_derived(self, reason: str) -> EventRow:
         """What is left of a row that PostgreSQL refused: everything that was received, nothing that was made of it."""
-        return self._replace(body_json=None, parse_error=reason, key=None, marks=None, traceparent=None)
+        key_bytes = self.key.encode() if self.key_bytes is None and self.key is not None else self.key_bytes
+        return self._replace(
+            body_json=None, parse_error=reason, key=None, key_bytes=key_bytes, marks=None, traceparent=None
+        )
 
     def bare(self, reason: str) -> EventRow:
         """The last resort: the id, the body and the position."""
@@ -204,13 +214,17 @@ class RowMaker:
             return "not_ours"
         marks: list[tuple[str, bytes | None]] | None = None
         if not own.keys() <= _NO_MARKS:
-            if _REPLAY in own:
+            if REPLAY in own:
                 return "replay"
             marks = [(n, d) for n, d in own.items() if n[:4] == _MARK and n not in _NO_MARKS]
 
         words = self._words
         get = own.get
         source = words[get("kwb_source") or b""]
+        type_bytes = get(_TYPE) or b""
+        kind = words[type_bytes]
+        if (len(kind) == INDEXED_CHARACTERS_MAX or _REPLACEMENT in kind) and kind.encode() != type_bytes:
+            marks = [*(marks or ()), (_TYPE, type_bytes)]
         content_type = get("content-type")
         form, body, error = "raw", value, None
         wanted = get(FORMAT)
@@ -244,7 +258,7 @@ class RowMaker:
                 event_id,
                 ids.moment(event_id.int >> 80),
                 source,
-                words[get("ce_type") or b""],
+                kind,
                 words[get("kwb_method") or b""],
                 text_of(get("kwb_path") or b""),
                 None if query is None else text_of(query),
@@ -272,3 +286,64 @@ class RowMaker:
         if len(self._indexed) >= _WORDS_MAX:
             self._indexed.clear()
         return self._indexed.setdefault(source, self._index_json(source))
+
+
+class _Sender(NamedTuple):
+    """What `formats.encode` needs of a source, for one that may no longer be configured."""
+
+    name: str
+    topic: str
+    format: str
+    ce_source: bytes
+    name_bytes: bytes
+    default_type: str = ""
+    default_type_bytes: bytes = b""
+
+
+_OWN_TYPES = {b"cloudevents": cloudevents.CONTENT_TYPE, b"envelope": envelope.CONTENT_TYPE}
+
+
+def record_of(row: EventRow) -> Record:
+    """The record that a row was made of: the inverse of RowMaker.make.
+
+    Exact for every record that `formats.encode` made. Marks follow the request's headers, wherever they stood. Of a row
+    that PostgreSQL took only in part (`parse_error` begins with `refused`), it is a record of what was kept.
+    """
+    marks = _pairs(row.marks)
+    exact = dict(marks)
+    kind = exact[_TYPE].decode("utf-8", "replace") if _TYPE in exact else row.type
+    name = row.source.encode()
+    request = Request(
+        row.method.encode(),
+        row.path.encode(),
+        None if row.query is None else row.query.encode(),
+        [(spelling.encode("latin-1", "replace"), value) for spelling, value in _pairs(row.headers)],
+        row.body,
+        "",
+    )
+    key = row.key_bytes if row.key_bytes is not None or row.key is None else row.key.encode()
+    sender = cast("Source", _Sender(row.source, row.topic, row.format, b"/sources/" + name, name))
+    record = formats.encode(
+        Event(
+            str(row.event_id), ids.time_ms(row.event_id), sender, request, kind, key, row.verified, row.covers_body,
+            row.dedupe_key,
+        ),
+        True if row.body_json is not None else None,
+    )  # fmt: skip
+    if marks:
+        headers = record.headers
+        if FORMAT in exact:  # a value that is not of its format is the body of a raw row
+            own_type = _OWN_TYPES.get(exact[FORMAT])
+            headers = [(n, own_type if n == "content-type" and own_type else v) for n, v in headers]
+        headers = [(n, exact[_TYPE] if n == _TYPE and _TYPE in exact else v) for n, v in headers]
+        record = record._replace(headers=headers + [pair for pair in marks if pair[0] != _TYPE])
+    return record
+
+
+def _pairs(document: bytes | None) -> list[tuple[str, bytes]]:
+    """The inverse of `headers_json`."""
+    if not document:
+        return []
+    return [
+        (pair[0], base64.b64decode(pair[2]) if len(pair) > 2 else pair[1].encode()) for pair in orjson.loads(document)
+    ]

@@ -1,6 +1,7 @@
 """Reading records from given positions, for the archive and `kwb tail`. No group: Kafka keeps no position for us.
 
     assign({Place: offset})  ──▶  read() ──▶ Batch(records, lost, failures)  ──▶  …
+    read_between(starts, ends)  ──▶  every record that lies there
 
 Blocking, to be called from one thread at a time.
 """
@@ -8,13 +9,15 @@ Blocking, to be called from one thread at a time.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 
 from kafka_webhook_bridge.kafka import login
+from kafka_webhook_bridge.errors import KafkaError
 from kafka_webhook_bridge.kafka.config import RECORD_BYTES_DEFAULT, client_config
 from kafka_webhook_bridge.kafka.errors import translate
 from kafka_webhook_bridge.settings import KafkaSettings
@@ -55,13 +58,15 @@ class Record(NamedTuple):
 class Batch:
     """What one `read` gave. `lost` are places whose position does not exist in Kafka (any more); they are not read on.
 
-    `gone` are places that the cluster does not know. `failures` are other errors, in words.
+    `gone` are places that the cluster does not know. `ended` are places whose end was met, told only by a reader that
+    was asked to. `failures` are other errors, in words.
     """
 
     records: list[Record] = field(default_factory=list)
     size_bytes: int = 0
     lost: set[Place] = field(default_factory=set)
     gone: set[Place] = field(default_factory=set)
+    ended: set[Place] = field(default_factory=set)
     failures: list[str] = field(default_factory=list)
 
 
@@ -74,6 +79,7 @@ class RecordReader:
         *,
         client_id: str = "kwb-reader",
         record_bytes_max: int = RECORD_BYTES_DEFAULT,
+        tell_ends: bool = False,
     ) -> None:
         # The fetch sizes follow the largest record (rules.md 9); a broker sends a larger one all the same (KIP-74).
         fetch_bytes_max = max(READ_AHEAD_BYTES, record_bytes_max)
@@ -86,7 +92,7 @@ class RecordReader:
                     "enable.auto.commit": False,
                     "enable.auto.offset.store": False,
                     "auto.offset.reset": "error",  # never skip silently
-                    "enable.partition.eof": False,
+                    "enable.partition.eof": tell_ends,
                     "allow.auto.create.topics": False,
                     "fetch.wait.max.ms": 100,
                     "fetch.max.bytes": fetch_bytes_max,
@@ -148,7 +154,9 @@ class RecordReader:
         if error is not None:
             code = error.code()
             place = Place(message.topic(), message.partition())
-            if code in _OUT_OF_RANGE:
+            if code == ck.KafkaError._PARTITION_EOF:
+                batch.ended.add(place)
+            elif code in _OUT_OF_RANGE:
                 batch.lost.add(place)
             elif code in _GONE:
                 batch.gone.add(place)
@@ -177,3 +185,49 @@ class RecordReader:
     def close(self) -> None:
         """Leave. Bounded by librdkafka's own time limits."""
         self._consumer.close()
+
+
+_BETWEEN_RECORDS = 1_000
+_BETWEEN_BYTES = 8 * 1024**2
+_BETWEEN_WAIT_S = 0.5
+_BETWEEN_SILENCE_S = 30.0
+
+
+def read_between(
+    settings: KafkaSettings,
+    starts: Mapping[Place, int],
+    ends: Mapping[Place, int],
+    *,
+    client_id: str,
+    record_bytes_max: int = RECORD_BYTES_DEFAULT,
+) -> Iterator[Record]:
+    """Every record from `starts` to before `ends`. Raises KafkaError when a place cannot be read to its end.
+
+    A partition is done at its end, too: the last offsets of one need not be records (transactions, compaction).
+    """
+    left = {place: start for place, start in starts.items() if start < ends[place]}
+    if not left:
+        return
+    reader = RecordReader(settings, client_id=client_id, record_bytes_max=record_bytes_max, tell_ends=True)
+    try:
+        reader.assign(left)
+        heard = time.monotonic()
+        while left:
+            batch = reader.read(_BETWEEN_RECORDS, _BETWEEN_BYTES, _BETWEEN_WAIT_S)
+            if lost := batch.lost | batch.gone:
+                raise KafkaError(f"{', '.join(f'{p.topic}[{p.partition}]' for p in sorted(lost))} cannot be read.")
+            for record in batch.records:
+                place = Place(record.topic, record.partition)
+                if place in left and record.offset < ends[place]:
+                    yield record
+                if record.offset + 1 >= ends[place]:
+                    left.pop(place, None)
+            for place in batch.ended:
+                left.pop(place, None)
+            if batch.records or batch.ended:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > _BETWEEN_SILENCE_S:
+                said = f": {batch.failures[0]}" if batch.failures else ""
+                raise KafkaError(f"Kafka gives no records of {sorted(left)[0].topic}{said}")
+    finally:
+        reader.close()

@@ -9,6 +9,8 @@ deliveries.py    claims on deliveries that may be duplicates
 relay.py         rows of the outbox, leased and settled
 partitions.py    ahead, default, dropped
 coordination.py  leases, topics on record
+replays.py       what is sent to Kafka once more, and how far it is
+rebuilds.py      the list of a rebuild
 queries.sql      every statement by name
 """
 

@@ -60,9 +60,9 @@ class Search:
         conditions = (
             ("event_id >= $", low),
             ("event_id < $", high),
-            ("source = $", _kept(self.source)),
-            ("type = $", _kept(self.type)),
-            ("key = $", _kept(self.key)),
+            ("source = $", as_kept(self.source)),
+            ("type = $", as_kept(self.type)),
+            ("key = $", as_kept(self.key)),
             ("body_json @> $", self.json.encode() if self.json is not None else None),
         )
         wanted = [(text, value) for text, value in conditions if value is not None]
@@ -71,7 +71,7 @@ class Search:
         return query.format(where=where, limit=self.limit), [value for _, value in wanted]
 
 
-def _kept(text: str | None) -> str | None:
+def as_kept(text: str | None) -> str | None:
     """As the archive keeps what it indexes: no U+0000, no bytes that are not UTF-8, and cut."""
     if text is None:
         return None

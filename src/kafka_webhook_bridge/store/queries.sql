@@ -444,3 +444,140 @@ DELETE FROM outbox WHERE event_id = ANY ($1::uuid[]);
 -- name: strict_failed
 -- The event that its source waits for.
 UPDATE outbox SET attempts = attempts + 1, reason = $2, state = $3 WHERE event_id = $1;
+-- name: replays_count
+-- Up to {limit} of the events that a replay selects, by state and topic.
+WITH found AS {materialized} (
+    SELECT event_id, state, topic, octet_length(body) AS size_bytes FROM events WHERE {where}
+), page AS (
+    SELECT * FROM found ORDER BY event_id LIMIT {limit}
+)
+SELECT state, topic, count(*) AS events, sum(size_bytes)::bigint AS size_bytes,
+       min(event_id::text COLLATE "C")::uuid AS first_id, max(event_id::text COLLATE "C")::uuid AS last_id
+FROM page GROUP BY state, topic;
+
+-- name: replays_page
+-- The next of them that Kafka has acknowledged, the oldest first. What they hold is read apart, as much as fits.
+WITH found AS {materialized} (
+    SELECT event_id, octet_length(body) AS size_bytes FROM events WHERE state = 'stored' AND {where}
+)
+SELECT event_id, size_bytes FROM found ORDER BY event_id LIMIT {limit};
+
+-- name: replays_sample
+-- What the first of them are.
+WITH found AS {materialized} (
+    SELECT event_id, received_at, source, type, key, topic, octet_length(body) AS body_bytes
+    FROM events WHERE state = 'stored' AND {where}
+)
+SELECT * FROM found ORDER BY event_id LIMIT {limit};
+
+-- name: replays_rows
+-- Events with everything that their records are made of. The bounds let PostgreSQL leave partitions out.
+SELECT {columns} FROM events WHERE event_id = ANY ($1::uuid[]) AND event_id >= $2 AND event_id <= $3;
+
+-- name: replays_insert
+-- Before anything is sent.
+INSERT INTO replays (replay_id, kind, selection, to_topic, partitions, rate, events, size_bytes)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: replays_targets_insert
+-- Where the target ends, or begins.
+INSERT INTO replay_targets (replay_id, topic, partition, topic_id, next_offset)
+SELECT $1, * FROM unnest($2::text[], $3::integer[], $4::uuid[], $5::bigint[])
+ON CONFLICT (replay_id, topic, partition) DO NOTHING;
+
+-- name: replays_get
+-- One, and whether somebody works at it.
+SELECT *, coalesce(lease_until >= now(), false) AS working FROM replays WHERE replay_id = $1;
+
+-- name: replays_list
+-- The newest first.
+SELECT *, coalesce(lease_until >= now(), false) AS working FROM replays ORDER BY created_at DESC LIMIT $1;
+
+-- name: replays_targets
+-- Where the target is read from after a crash.
+SELECT topic, partition, topic_id, next_offset FROM replay_targets WHERE replay_id = $1;
+
+-- name: replays_take
+-- Take or renew the right to work at it for $3 seconds; no row when another process has it, or when it is done.
+UPDATE replays SET holder = $2, lease_until = now() + make_interval(secs => $3)
+WHERE replay_id = $1 AND state <> 'done' AND (holder IS NULL OR holder = $2 OR lease_until < now())
+RETURNING pause_asked;
+
+-- name: replays_start
+-- From now on something may be under way.
+UPDATE replays SET state = 'running', clean = false, reason = NULL, updated_at = now(),
+    rate = coalesce($3, rate), recoveries = recoveries + (NOT clean)::integer
+WHERE replay_id = $1 AND holder = $2;
+
+-- name: replays_checkpoint
+-- So far everything is acknowledged. Only by the process that holds it.
+UPDATE replays SET after_id = coalesce($3, after_id), after_place = coalesce($4, after_place), passed = passed + $5,
+    found = found + $6, duplicates = duplicates + $7, updated_at = now()
+WHERE replay_id = $1 AND holder = $2
+RETURNING pause_asked;
+
+-- name: replays_targets_move
+-- In the same transaction.
+UPDATE replay_targets AS t SET next_offset = n.next_offset
+FROM unnest($2::text[], $3::integer[], $4::bigint[]) AS n (topic, partition, next_offset)
+WHERE t.replay_id = $1 AND t.topic = n.topic AND t.partition = n.partition AND t.next_offset < n.next_offset;
+
+-- name: replays_end
+-- Give it back. A pause that was asked for has come.
+UPDATE replays SET state = $3, clean = $4, reason = $5, pause_asked = false, updated_at = now(), holder = NULL,
+    lease_until = NULL
+WHERE replay_id = $1 AND holder = $2;
+
+-- name: replays_ask_pause
+-- Seen by whoever works at it within a second or so.
+UPDATE replays SET pause_asked = true WHERE replay_id = $1 AND lease_until >= now() RETURNING true;
+
+-- name: rebuild_open
+-- The rebuild of a topic that is not done.
+SELECT replay_id FROM replays WHERE kind = 'rebuild' AND to_topic = $1 AND state <> 'done';
+
+-- name: rebuild_partitions
+-- As many as the topic had in any of its lives.
+SELECT greatest(
+    (SELECT max(partition) + 1 FROM archive_offsets WHERE topic = $1),
+    (SELECT max(partition) + 1 FROM events WHERE topic = $1 AND "offset" IS NOT NULL)
+);
+
+-- name: rebuild_count
+-- Events of a topic by state; those without a position wait in the outbox.
+SELECT state, "offset" IS NOT NULL AS placed, count(*) AS events, sum(octet_length(body))::bigint AS size_bytes
+FROM events WHERE topic = $1 AND event_id >= $2 GROUP BY 1, 2;
+
+-- name: rebuild_list
+-- Every event that had a position, by partition and offset. Of several lives of a topic the one archived last is last.
+INSERT INTO rebuild_events (replay_id, place, event_id, size_bytes)
+SELECT $1, row_number() OVER (ORDER BY e.partition, l.last_at NULLS FIRST, e.topic_id, e."offset"),
+       e.event_id, octet_length(e.body)
+FROM events AS e
+LEFT JOIN (SELECT topic_id, max(updated_at) AS last_at FROM archive_offsets GROUP BY topic_id) AS l USING (topic_id)
+WHERE e.topic = $2 AND e.event_id >= $3 AND e."offset" IS NOT NULL;
+
+-- name: rebuild_made
+-- The topic's new life.
+UPDATE replays SET topic_id = $3 WHERE replay_id = $1 AND holder = $2;
+
+-- name: rebuild_page
+-- What is written next.
+SELECT place, event_id, size_bytes FROM rebuild_events
+WHERE replay_id = $1 AND place > $2 ORDER BY place LIMIT $3;
+
+-- name: rebuild_pass
+-- The archive need not read what the rebuild wrote: a position inside a run of its records moves to the end of the run.
+UPDATE archive_offsets AS o SET next_offset = n.run_end, updated_at = now()
+FROM unnest($2::integer[], $3::bigint[], $4::bigint[]) AS n (partition, run_start, run_end)
+WHERE o.topic_id = $1 AND o.partition = n.partition AND o.next_offset >= n.run_start AND o.next_offset < n.run_end;
+
+-- name: rebuild_place
+-- Where the events are now.
+UPDATE events AS e SET topic_id = $1, partition = n.partition, "offset" = n.next_offset
+FROM unnest($2::uuid[], $3::integer[], $4::bigint[]) AS n (event_id, partition, next_offset)
+WHERE e.event_id = n.event_id AND e.event_id >= $5 AND e.event_id <= $6;
+
+-- name: rebuild_forget
+-- The list of a rebuild that is done.
+DELETE FROM rebuild_events WHERE replay_id = $1;

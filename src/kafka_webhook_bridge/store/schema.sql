@@ -122,6 +122,49 @@ CREATE TABLE outbox_numbers (
     last bigint NOT NULL
 );
 
+CREATE TABLE rebuild_events (
+    replay_id uuid NOT NULL,
+    place bigint NOT NULL,
+    event_id uuid NOT NULL,
+    size_bytes integer NOT NULL
+);
+
+CREATE TABLE replay_targets (
+    replay_id uuid NOT NULL,
+    topic text NOT NULL,
+    partition integer NOT NULL,
+    topic_id uuid NOT NULL,
+    next_offset bigint NOT NULL
+);
+
+CREATE TABLE replays (
+    replay_id uuid NOT NULL,
+    kind text NOT NULL,
+    state text DEFAULT 'paused'::text NOT NULL,
+    clean boolean DEFAULT true NOT NULL,
+    pause_asked boolean DEFAULT false NOT NULL,
+    reason text,
+    selection jsonb NOT NULL,
+    to_topic text,
+    topic_id uuid,
+    partitions integer,
+    rate double precision,
+    events bigint NOT NULL,
+    size_bytes bigint NOT NULL,
+    after_id uuid,
+    after_place bigint DEFAULT 0 NOT NULL,
+    passed bigint DEFAULT 0 NOT NULL,
+    found bigint DEFAULT 0 NOT NULL,
+    duplicates bigint DEFAULT 0 NOT NULL,
+    recoveries integer DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    holder uuid,
+    lease_until timestamp with time zone,
+    CONSTRAINT replays_kind_check CHECK ((kind = ANY (ARRAY['replay'::text, 'rebuild'::text]))),
+    CONSTRAINT replays_state_check CHECK ((state = ANY (ARRAY['paused'::text, 'running'::text, 'done'::text])))
+);
+
 CREATE TABLE topics (
     name text NOT NULL,
     topic_id uuid NOT NULL,
@@ -156,6 +199,15 @@ ALTER TABLE ONLY outbox_numbers
 ALTER TABLE ONLY outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (event_id);
 
+ALTER TABLE ONLY rebuild_events
+    ADD CONSTRAINT rebuild_events_pkey PRIMARY KEY (replay_id, place);
+
+ALTER TABLE ONLY replay_targets
+    ADD CONSTRAINT replay_targets_pkey PRIMARY KEY (replay_id, topic, partition);
+
+ALTER TABLE ONLY replays
+    ADD CONSTRAINT replays_pkey PRIMARY KEY (replay_id);
+
 ALTER TABLE ONLY topics
     ADD CONSTRAINT topics_pkey PRIMARY KEY (name);
 
@@ -187,6 +239,8 @@ CREATE INDEX outbox_halted_idx ON outbox USING btree (state, topic) WHERE (state
 
 CREATE UNIQUE INDEX outbox_number_idx ON outbox USING btree (source, number) WHERE (number IS NOT NULL);
 
+CREATE UNIQUE INDEX replays_rebuild_idx ON replays USING btree (to_topic) WHERE ((kind = 'rebuild'::text) AND (state <> 'done'::text));
+
 ALTER INDEX events_body_json_idx ATTACH PARTITION events_default_body_json_idx;
 
 ALTER INDEX events_dedupe_key_idx ATTACH PARTITION events_default_dedupe_key_event_id_idx;
@@ -198,3 +252,6 @@ ALTER INDEX events_pkey ATTACH PARTITION events_default_pkey;
 ALTER INDEX events_source_idx ATTACH PARTITION events_default_source_event_id_idx;
 
 ALTER INDEX events_type_idx ATTACH PARTITION events_default_type_event_id_idx;
+
+ALTER TABLE ONLY replay_targets
+    ADD CONSTRAINT replay_targets_replay_id_fkey FOREIGN KEY (replay_id) REFERENCES replays(replay_id) ON DELETE CASCADE;
