@@ -223,6 +223,7 @@ def _label(label: str, kind: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(kind))
     meaning = {
         "source": "the source's name",
+        "topic": "the topic's name",
         "code": "a code of [errors](errors.md)",
         "error": "the name that Kafka or PostgreSQL gives",
     }[label]

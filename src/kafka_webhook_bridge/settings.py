@@ -196,6 +196,9 @@ class ArchiveSettings:
     partition_days: int = setting(1, "Days in one partition of the table.", low=1)
     partitions_ahead_days: int = setting(7, "Partitions made in advance.", low=1)
     topic_check_ms: int = setting(10_000, "How often topic ids are compared.", low=100)
+    reconcile_events_max: int = setting(
+        5_000, "Events compared with Kafka every ten seconds; beyond that in samples. 0 turns it off.", low=0
+    )
     write_timeout_ms: int = setting(30_000, "Longest transaction; a longer one is undone and tried again.", low=100)
     dedupe_window_days: int = setting(
         7, "An event is marked as a duplicate of one with the same delivery id in the days before; 0 marks none.", low=0

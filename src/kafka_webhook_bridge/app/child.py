@@ -20,6 +20,7 @@ import uvloop
 
 from kafka_webhook_bridge.app.control import Channel
 from kafka_webhook_bridge.archive.archiver import Archiver
+from kafka_webhook_bridge.archive.reconcile import Reconciler
 from kafka_webhook_bridge.archive.relay import Relay
 from kafka_webhook_bridge.archive.retention import Retention
 from kafka_webhook_bridge.errors import ConfigError, KwbError, StoreError
@@ -176,7 +177,9 @@ async def _worker(settings: Settings, control: socket.socket) -> int:
         archiver = Archiver(settings, store, sources, database.migrated)
         retention = Retention(settings, store, database.migrated)
         relay = Relay(settings, store, sources, background.fault_in_thread, database.migrated)
-        for name, room in (("archiver", archiver), ("retention", retention), ("relay", relay)):
+        reconciler = Reconciler(settings, store, database.migrated, body_bytes_max=sources.body_bytes_max)
+        work = {"archiver": archiver, "retention": retention, "relay": relay, "reconciler": reconciler}
+        for name, room in work.items():
             rooms.append(background.start(room.run(stop), name))
 
     def parts() -> list[health.Part]:

@@ -1,4 +1,4 @@
-"""A batch of records out of Kafka as rows of `events`."""
+"""Records out of Kafka: a batch as rows of `events`, and one as those see it who only compare."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from kafka_webhook_bridge import ids
+from kafka_webhook_bridge.formats.headers import FORMAT
 from kafka_webhook_bridge.formats.rows import EventRow, RowMaker, Skip
 from kafka_webhook_bridge.kafka.consumer import Place, Record
+
+# Of a replay and of a rebuild: the record is a copy, has no row of its own, and is no duplicate (rules.md 16).
+COPY_HEADERS = frozenset({"kwb_replay_id", "kwb_rebuild_id"})
+RELEASED_HEADER = "kwb_released_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +40,32 @@ def make_all(maker: RowMaker, records: Iterable[Record], topic_ids: Mapping[str,
         elif row[0] not in rows:
             rows[row[0]] = row
     return Made(list(rows.values()), next_offsets, skipped)
+
+
+class Seen(NamedTuple):
+    """Whose record it is: `event_id` is None where it is none of the bridge's, `format` None for raw."""
+
+    event_id: uuid.UUID | None
+    source: str
+    format: str | None
+    copy: bool
+    released: bool
+
+
+def look_at(record: Record) -> Seen:
+    """What the headers of a record tell."""
+    event_id = form = None
+    source = ""
+    copy = released = False
+    for name, value in record.headers:
+        if name == "ce_id":
+            event_id = ids.parse((value or b"").decode("latin-1"))
+        elif name == "kwb_source":
+            source = (value or b"").decode("utf-8", "replace")
+        elif name == FORMAT:
+            form = (value or b"").decode("latin-1")
+        elif name in COPY_HEADERS:
+            copy = True
+        elif name == RELEASED_HEADER:
+            released = True
+    return Seen(event_id, source, form, copy, released)

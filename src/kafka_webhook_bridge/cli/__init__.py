@@ -31,6 +31,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "outbox": ("outbox", "What waits for Kafka, and letting go what is held."),
     "replay": ("replay", "Send archived events to Kafka once more."),
     "rebuild": ("rebuild", "Make a lost topic anew out of the archive."),
+    "audit": ("audit", "Reconcile receipts, Kafka and PostgreSQL."),
     "topics": ("topics", "List and describe topics."),
     "doctor": ("doctor", "Check every dependency, permission and limit."),
 }

@@ -15,7 +15,7 @@ from kafka_webhook_bridge.errors import UsageError
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.cli.openloop import Answer, Load, Message, Plan, Target
-    from kafka_webhook_bridge.cli.receipts import ReceiptsFile
+    from kafka_webhook_bridge.receipts import ReceiptsFile
     from kafka_webhook_bridge.settings import Settings
 
 DURATION_S = 10.0  # of a rate without --duration or --count
@@ -100,7 +100,7 @@ def register(app: typer.Typer) -> None:
         report = Report(source, target.url + messages.path, single=count == 1, journal=None)
         with contextlib.ExitStack() as stack:
             if receipts is not None:
-                from kafka_webhook_bridge.cli.receipts import ReceiptsFile
+                from kafka_webhook_bridge.receipts import ReceiptsFile
 
                 report.journal = stack.enter_context(
                     ReceiptsFile(receipts, run=messages.run, source=source, url=report.url)

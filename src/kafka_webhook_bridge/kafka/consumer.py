@@ -1,4 +1,4 @@
-"""Reading records from given positions, for the archive and `kwb tail`. No group: Kafka keeps no position for us.
+"""Reading records from given positions: the archive, audits, `kwb tail`. No group: Kafka keeps no position for us.
 
     assign({Place: offset})  ──▶  read() ──▶ Batch(records, lost, failures)  ──▶  …
     read_between(starts, ends)  ──▶  every record that lies there
@@ -60,6 +60,8 @@ class Batch:
 
     `gone` are places that the cluster does not know. `ended` are places whose end was met, told only by a reader that
     was asked to. `failures` are other errors, in words.
+    `gone` are places that the cluster does not know. `ended` are places whose last record was read, if the reader tells
+    ends. `failures` are other errors, in words.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -81,6 +83,7 @@ class RecordReader:
         record_bytes_max: int = RECORD_BYTES_DEFAULT,
         tell_ends: bool = False,
     ) -> None:
+        """`tell_ends`: say when a place is read to its end; its last offsets may hold no record."""
         # The fetch sizes follow the largest record (rules.md 9); a broker sends a larger one all the same (KIP-74).
         fetch_bytes_max = max(READ_AHEAD_BYTES, record_bytes_max)
         self._consumer = ck.Consumer(
@@ -160,6 +163,8 @@ class RecordReader:
                 batch.lost.add(place)
             elif code in _GONE:
                 batch.gone.add(place)
+            elif code == ck.KafkaError._PARTITION_EOF:
+                batch.ended.add(place)
             else:
                 batch.failures.append(f"{error.name()}: {error.str()}")
             return

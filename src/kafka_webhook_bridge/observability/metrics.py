@@ -66,6 +66,9 @@ CounterName = Literal[
     "kwb_relay_failures_total",
     "kwb_relay_quarantined_total",
     "kwb_relay_errors_total",
+    "kwb_reconcile_events_total",
+    "kwb_reconcile_missing_rows_total",
+    "kwb_reconcile_missing_records_total",
     "kwb_log_lines_dropped_total",
 ]
 GaugeName = Literal[
@@ -89,6 +92,7 @@ GaugeName = Literal[
     "kwb_outbox_oldest_seconds",
     "kwb_relay_blocked_topics",
     "kwb_relay_blocked_sources",
+    "kwb_reconcile_behind_ms",
 ]
 HistogramName = Literal[
     "kwb_request_seconds",
@@ -106,6 +110,7 @@ class Labels(TypedDict, total=False):
     """Every label there is and its values. Open ones (`str`) are bounded by OPEN_LABELS_MAX."""
 
     source: str
+    topic: str
     stored: Stored
     code: str  # of errors.REFUSALS
     path: Literal["direct", "outbox"]
@@ -118,10 +123,12 @@ class Labels(TypedDict, total=False):
     state: Literal["waiting", "blocked", "quarantined"]
 
 
-Label = Literal["source", "stored", "code", "path", "phase", "lane", "place", "error", "role", "reason", "state"]
+Label = Literal[
+    "source", "topic", "stored", "code", "path", "phase", "lane", "place", "error", "role", "reason", "state",
+]  # fmt: skip
 UNKNOWN_SOURCE = "_unknown"  # requests whose source does not exist
 OTHER = "_other"  # label values beyond the bound
-OPEN_LABELS_MAX: Mapping[str, int] = {"source": 1000, "code": 128, "error": 64}
+OPEN_LABELS_MAX: Mapping[str, int] = {"source": 1000, "topic": 1000, "code": 128, "error": 64}
 _LABEL_CHARACTERS_MAX = 120
 
 
@@ -207,6 +214,10 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_relay_errors_total": Row("Statements of the relay that failed and are tried again.", ("error",)),
     "kwb_relay_blocked_topics": Row("Topics that are missing, or that the bridge may not write to."),
     "kwb_relay_blocked_sources": Row("Sources with ordering: strict whose next event cannot be sent."),
+    "kwb_reconcile_events_total": Row("Events compared between Kafka and PostgreSQL."),
+    "kwb_reconcile_missing_rows_total": Row("Records that the archive passed and that have no row.", ("topic",)),
+    "kwb_reconcile_missing_records_total": Row("Rows whose record is not where they say.", ("topic",)),
+    "kwb_reconcile_behind_ms": Row("How far the comparison of Kafka and PostgreSQL is behind what is settled."),
     "kwb_log_lines_dropped_total": Row("Log lines left out: too many alike, or nobody reads them.", ("reason",)),
 }
 PROCESS_TABLE: Mapping[str, str] = {
