@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help dev up test test-unit test-pythons test-postgres lint format docs bench bench-quick lock clean
+.PHONY: help dev up test test-unit test-pythons test-postgres faults lint format docs bench bench-quick lock clean
 
 help:  ## Show this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test-pythons: $(READY)  ## Run the unit tests on each Python that is supported a
 test-postgres: $(READY)  ## Run the tests of store and archive on each other PostgreSQL that is installed here
 	$(BIN)/python tools/test_postgres.py
 
+faults: $(READY)  ## Break Kafka, PostgreSQL and the bridge under load; writes docs/reports/faults.md (about half an hour)
+	PYTHONPATH=tests $(BIN)/python -m faults --report docs/reports $(ARGS)
+
 lint: $(READY)  ## Style, types, who may import whom, file sizes, generated files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -59,11 +62,13 @@ bench: $(READY)  ## Measure speed and memory, beside a rival; writes benchmarks/
 	$(BIN)/python benchmarks/http_to_kafka.py
 	$(BIN)/python benchmarks/archive.py
 	$(BIN)/python benchmarks/relay_drain.py
+	$(BIN)/python benchmarks/replay.py
 
 bench-quick: $(READY)  ## The same in a few minutes, to see whether a change matters
 	$(BIN)/python benchmarks/http_to_kafka.py --quick
 	$(BIN)/python benchmarks/archive.py --quick
 	$(BIN)/python benchmarks/relay_drain.py --quick
+	$(BIN)/python benchmarks/replay.py --quick
 
 lock: $(READY)  ## Resolve the dependencies anew, with hashes
 	$(BIN)/python tools/lock.py

@@ -172,6 +172,7 @@ class ReceiptsReader:
                     yield sent
                 if self._number % _BUFFER_LINES_MAX == 0:
                     self._progress(file.tell())
+            self._progress(file.tell())
         for invoked in self._waiting.values():
             yield Sent(invoked.source, invoked.body_sha256, "info", None, False, invoked.at_s)
         self._waiting.clear()

@@ -211,7 +211,6 @@ class RelaySettings:
 
     batch_records_max: int = setting(500, "Most rows claimed at once; two batches are under way.", low=1)
     batch_bytes_max: int = setting(8 * 1024**2, "Bytes after which a batch takes no more rows.", low=1)
-    lease_ms: int = setting(20_000, "How long a relay that died keeps its rows from the others.", low=1_000)
     poll_ms: int = setting(200, "How often an empty outbox is looked at.", low=1)
     back_off_max_ms: int = setting(30_000, "Longest wait of a row between two attempts.", low=1)
     topic_check_ms: int = setting(5_000, "How often topics that block their events are looked at again.", low=100)
@@ -392,10 +391,6 @@ def _contradictions(settings: Settings) -> list[Problem]:
     if deliver.claim_wait_ms >= deliver.kafka_wait_ms:
         what = f"{deliver.claim_wait_ms} is not shorter than KWB_DELIVER_KAFKA_WAIT_MS"
         found.append(Problem("KWB_DELIVER_CLAIM_WAIT_MS", f"{what}, so no time would be left to store the event"))
-    relay = settings.relay
-    if relay.lease_ms <= kafka.delivery_timeout_ms + relay.statement_timeout_ms:
-        what = f"{relay.lease_ms} is not longer than KWB_KAFKA_DELIVERY_TIMEOUT_MS and KWB_RELAY_STATEMENT_TIMEOUT_MS"
-        found.append(Problem("KWB_RELAY_LEASE_MS", f"{what} together: what one relay sends, another would send too"))
     if ingest.drain_timeout_ms <= ingest.drain_grace_ms:
         what = f"{ingest.drain_timeout_ms} is not longer than KWB_INGEST_DRAIN_GRACE_MS"
         found.append(Problem("KWB_INGEST_DRAIN_TIMEOUT_MS", what))

@@ -8,16 +8,20 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
+import confluent_kafka.admin
 from archive_world import DEADLINE_S, World, until
 
 from kafka_webhook_bridge import formats, ids
 from kafka_webhook_bridge.archive.relay import Relay
 from kafka_webhook_bridge.event import Event
 from kafka_webhook_bridge.formats.packed import pack_headers
+from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.consumer import Place, RecordReader
 from kafka_webhook_bridge.settings import load_settings
 from kafka_webhook_bridge.stack import Stack
 from kafka_webhook_bridge.store import Store, migrate
+
+ck_admin: Any = confluent_kafka.admin
 
 _EVENT = """
 INSERT INTO events (event_id, received_at, source, type, state, method, path, headers, body, verified, covers_body,
@@ -133,6 +137,14 @@ class RelayWorld(World):
         finally:
             reader.close()
         return found
+
+    async def alter(self, topic: str, setting: str, value: object) -> None:
+        """Change a setting of a topic."""
+        entry = ck_admin.ConfigEntry(setting, str(value), incremental_operation=ck_admin.AlterConfigOpType.SET)
+        resource = ck_admin.ConfigResource(ck_admin.ResourceType.TOPIC, topic, incremental_configs=[entry])
+        client = ck_admin.AdminClient(client_config(self.stack.kafka.settings))
+        for future in client.incremental_alter_configs([resource]).values():
+            await asyncio.to_thread(future.result, DEADLINE_S)
 
     async def ids_in(self, topic: str | None = None) -> list[str]:
         return [dict(record.headers)["ce_id"].decode() for record in await self.read(topic)]

@@ -56,7 +56,8 @@ def bridge(stack: Stack) -> Iterator[Bridge]:
                 **stack.environ(), "DATABASE_URL": url, "KWB_CONFIG": YAML,
                 "WEBHOOK_USERNAME": "hooks", "WEBHOOK_PASSWORD": "canary-audit",
                 "KWB_INGEST_PORT": "0", "KWB_MANAGEMENT_PORT": "0", "KWB_INGEST_DRAIN_GRACE_MS": "0",
-                "KWB_DELIVER_KAFKA_WAIT_MS": "60000", "KWB_KAFKA_DELIVERY_TIMEOUT_MS": "90000",
+                "KWB_DELIVER_KAFKA_WAIT_MS": "30000", "KWB_DELIVER_DEADLINE_MS": "60000",
+                "KWB_KAFKA_DELIVERY_TIMEOUT_MS": "90000",
             },
         )  # fmt: skip
         bridge.start()

@@ -70,7 +70,7 @@ def test_a_changed_password_of_kafka_is_no_outage_and_needs_no_restart(
         eventually(lambda: server.said("Kafka refuses the bridge"), "told in the log")
         answer = server.ask(request("/s", b"second"))
         assert answer.status in {200, 503}  # never the sender's fault
-        assert len(server.said("Kafka refuses the bridge")) == 1
+        assert len(server.said("Kafka refuses the bridge", process="ingest-0")) == 1
 
         server.process.send_signal(signal.SIGHUP)
         eventually(lambda: server.said("configuration reloaded"), "reloaded, with the old password still")

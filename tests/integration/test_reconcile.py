@@ -13,6 +13,7 @@ import pytest
 from archive_world import DEADLINE_S, NOW_MS, World, count, run, until
 from confluent_kafka.admin import AdminClient
 
+from kafka_webhook_bridge import formats
 from kafka_webhook_bridge.archive import reconcile
 from kafka_webhook_bridge.archive.reconcile import Reconciler, Turn
 from kafka_webhook_bridge.kafka.config import client_config
@@ -65,6 +66,8 @@ def test_what_is_right_is_compared_and_nothing_is_missing(world: World) -> None:
         world.producer.produce(world.topic, b"not ours")
         event = world.event()
         world.produce(event, event)
+        replayed = formats.encode(world.event())
+        world.producer.produce(world.topic, b"x", headers=[*replayed.headers, ("kwb_replay_id", b"r")])
         await archived(world)
         async with reconciler(world) as made:
             turn = await made.turn()

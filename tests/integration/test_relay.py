@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import confluent_kafka as ck
 import confluent_kafka.admin
 import pytest
 from archive_world import RECORD_BYTES_MAX, count, run, until
@@ -18,7 +19,9 @@ from relay_world import RelayWorld
 
 from bridge import eventually, serving
 from kafka_webhook_bridge import formats
+from kafka_webhook_bridge.event import Record
 from kafka_webhook_bridge.kafka.config import client_config
+from kafka_webhook_bridge.kafka.producer import Outcome, Producer
 from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.stack import Stack
 from kafka_webhook_bridge.store import Store
@@ -152,7 +155,6 @@ def test_rule_2_a_relay_that_is_killed_loses_nothing(
     environ = {
         **{name: world.environ[name] for name in ("DATABASE_URL", "KWB_RELAY_POLL_MS")},
         "KWB_KAFKA_DELIVERY_TIMEOUT_MS": "2000", "KWB_RELAY_STATEMENT_TIMEOUT_MS": "3000",
-        "KWB_RELAY_LEASE_MS": "6000",
     }  # fmt: skip
     asyncio.run(world.migrate())
     events = [world.event(b"%d" % n) for n in range(20)]
@@ -216,6 +218,47 @@ def test_rule_10_a_missing_topic_blocks_its_events_alone_until_it_is_made(world:
         assert sorted(await world.ids_in(missing)) == sorted(blocked)
         assert sorted(await world.ids_in()) == sorted(others)
         assert set((await world.states()).values()) == {"waiting"}
+
+    run(test())
+
+
+def test_a_topic_that_fails_for_a_while_holds_no_other_up_and_loses_nothing(
+    world: RelayWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose replicas are away; a single broker cannot be brought to that, so the producer is."""
+    weak = f"{world.topic}-weak"
+    world.admin.ensure_topic(weak, RECORD_BYTES_MAX)
+    tries = 0
+    real = Producer.send
+
+    def send(producer: Producer, record: Record, outcome: Outcome) -> None:
+        nonlocal tries
+        if record.topic != weak:
+            real(producer, record, outcome)
+            return
+        tries += 1
+        outcome.error = ck.KafkaError(ck.KafkaError._MSG_TIMED_OUT)
+        asyncio.get_running_loop().call_soon(producer._finished, [outcome])
+
+    async def test() -> None:
+        await world.migrate()
+        failing = await world.put(*(world.event() for _ in range(1000)), topic=weak)
+        monkeypatch.setattr(Producer, "send", send)
+        async with world.relaying(KWB_RELAY_BATCH_RECORDS_MAX="50"):
+            await until(lambda: tries >= 50)
+            sent = await world.put(*(world.event() for _ in range(50)))
+
+            async def others_are_gone() -> bool:
+                return (await world.rows()).keys() == set(failing)
+
+            await until(others_are_gone)
+            rows = (await world.rows()).values()
+            assert {row["state"] for row in rows} == {"waiting"}
+            assert {row["reason"] for row in rows} == {None, "_MSG_TIMED_OUT"}  # only some were tried: it is left alone
+            monkeypatch.setattr(Producer, "send", real)
+            await world.empty()
+        assert sorted(await world.ids_in()) == sorted(sent)
+        assert sorted(await world.ids_in(weak)) == sorted(failing)
 
     run(test())
 

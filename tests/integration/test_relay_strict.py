@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
 
-import confluent_kafka.admin
 import pytest
 from archive_world import RECORD_BYTES_MAX, run, until
 from relay_world import RelayWorld
@@ -14,7 +12,6 @@ from relay_world import RelayWorld
 from kafka_webhook_bridge.archive import strict
 from kafka_webhook_bridge.archive.relay import Relay
 from kafka_webhook_bridge.event import Event
-from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.observability import metrics
 from kafka_webhook_bridge.observability.failpoints import Failure
 from kafka_webhook_bridge.stack import Stack
@@ -23,7 +20,6 @@ from kafka_webhook_bridge.store import Store
 pytestmark = pytest.mark.integration
 
 BLOCKED = metrics.registry().gauge("kwb_relay_blocked_sources")
-ck_admin: Any = confluent_kafka.admin
 
 
 @pytest.fixture
@@ -146,21 +142,11 @@ def test_rule_6_an_event_that_is_too_large_blocks_and_is_never_quarantined(world
             assert rows.keys() == {*large, *after}
             assert (rows[large[0]]["state"], rows[large[0]]["reason"]) == ("blocked", "MSG_SIZE_TOO_LARGE")
             assert await world.ids_in(small) == before
-            await asyncio.to_thread(set_limit, world, small, 1_000_000)
+            await world.alter(small, "max.message.bytes", 1_000_000)
             await world.empty()
         assert await world.ids_in(small) == [*before, *large, *after]
 
     run(test())
-
-
-def set_limit(world: RelayWorld, topic: str, record_bytes_max: int) -> None:
-    client = ck_admin.AdminClient(client_config(world.stack.kafka.settings))
-    entry = ck_admin.ConfigEntry(
-        "max.message.bytes", str(record_bytes_max), incremental_operation=ck_admin.AlterConfigOpType.SET
-    )
-    resource = ck_admin.ConfigResource(ck_admin.ResourceType.TOPIC, topic, incremental_configs=[entry])
-    for future in client.incremental_alter_configs([resource]).values():
-        future.result(60)
 
 
 def test_rule_6_what_stands_behind_a_refused_record_does_not_pass_it(
@@ -174,13 +160,13 @@ def test_rule_6_what_stands_behind_a_refused_record_does_not_pass_it(
         async with world.relaying():
             first = await world.put(world.event(key=b"k"), number=1)
             await world.empty()
-            await asyncio.to_thread(set_limit, world, world.topic, 1_100_000)
+            await world.alter(world.topic, "max.message.bytes", 1_100_000)
             large = world.event(b"x" * 1_200_000, key=b"k")  # a batch of its own
             rest = await world.put(large, *one_partition(world, 10), number=3)
             await until(lambda: BLOCKED.value == 1)
             assert await world.ids_in() == first
             assert (await world.rows()).keys() == set(rest)
-            await asyncio.to_thread(set_limit, world, world.topic, 2_000_000)
+            await world.alter(world.topic, "max.message.bytes", 2_000_000)
             await world.empty()
         assert await world.ids_in() == [*first, *rest]
 

@@ -16,15 +16,14 @@ from archive_world import World, event_id, run
 from kafka_webhook_bridge import formats
 from kafka_webhook_bridge.errors import StoreError
 from kafka_webhook_bridge.event import Record
+from kafka_webhook_bridge.formats.packed import pack_headers, unpack_headers
 from kafka_webhook_bridge.formats.rows import RowMaker
 from kafka_webhook_bridge.store import Store, migrate
 from kafka_webhook_bridge.store.outbox import (
     OutboxRow,
     close_rows,
-    pack_headers,
     read_usage,
     store_rows,
-    unpack_headers,
 )
 from kafka_webhook_bridge.store.pool import Connection
 

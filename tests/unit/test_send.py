@@ -257,7 +257,7 @@ def test_a_second_ctrl_c_does_not_wait_for_answers() -> None:
         while process.poll() is None:  # the first ends the schedule, the second the waiting
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(0.2)
+                process.wait(5)  # long enough that a third never meets an interpreter on its way out
             except subprocess.TimeoutExpired:
                 continue
         output, _ = process.communicate(timeout=30)

@@ -285,11 +285,6 @@ def test_the_outbox_has_time_before_the_deadline() -> None:
     assert problems(KWB_DELIVER_KAFKA_WAIT_MS="1899") == {}
 
 
-def test_rule_2_a_lease_outlives_what_it_is_for() -> None:
-    assert "another would send too" in problems(KWB_RELAY_LEASE_MS="15000")["KWB_RELAY_LEASE_MS"]
-    assert problems(KWB_RELAY_LEASE_MS="15001") == {}
-
-
 def test_other_contradictions() -> None:
     assert "no time would be left" in problems(KWB_DELIVER_CLAIM_WAIT_MS="700")["KWB_DELIVER_CLAIM_WAIT_MS"]
     assert problems(KWB_DELIVER_CLAIM_WAIT_MS="699") == {}

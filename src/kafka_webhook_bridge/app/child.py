@@ -178,9 +178,11 @@ async def _worker(settings: Settings, control: socket.socket) -> int:
         retention = Retention(settings, store, database.migrated)
         relay = Relay(settings, store, sources, background.fault_in_thread, database.migrated)
         reconciler = Reconciler(settings, store, database.migrated, body_bytes_max=sources.body_bytes_max)
-        work = {"archiver": archiver, "retention": retention, "relay": relay, "reconciler": reconciler}
-        for name, room in work.items():
-            rooms.append(background.start(room.run(stop), name))
+        for name, work in (
+            ("archiver", archiver.run), ("retention", retention.run), ("relay", relay.run),
+            ("reconciler", reconciler.run),
+        ):  # fmt: skip
+            rooms.append(background.start(work(stop), name))
 
     def parts() -> list[health.Part]:
         reason = database.reason()

@@ -41,6 +41,7 @@ STEPS = ("receipts", "waiting", "kafka", "postgresql")
 Progress = Callable[[str, float, float], None]  # a step, how far it is, how far it goes
 
 _MARGIN_MS = 3_600_000  # clocks of broker and bridge may differ by so much before a reading is made twice
+_UNANSWERED_MS = 60_000  # after the last line of a file without an end, what it sent may still have been received
 _PATIENCE_S = 60.0  # of --wait, while nothing moves
 _ASK_S = 0.2
 
@@ -145,11 +146,17 @@ class Audit:
     # ── receipts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _take_receipts(self) -> None:
-        readers = [ReceiptsReader(path, self._receipts_progress) for path in self._asked.receipts]
+        paths = self._asked.receipts
+        sizes = [path.stat().st_size if path.is_file() else 0 for path in paths]
+
+        def reader(number: int) -> ReceiptsReader:
+            before, total = sum(sizes[:number]), sum(sizes)
+            return ReceiptsReader(paths[number], lambda done: self._progress("receipts", before + done, total))
+
         taken: set[str] = set()
-        for path, reader in zip(self._asked.receipts, readers, strict=True):
-            taken |= self._take_file(path, reader)
-        if self._asked.receipts:
+        for path, opened in [(path, reader(number)) for number, path in enumerate(paths)]:
+            taken |= self._take_file(path, opened)
+        if paths:
             if not taken:
                 raise UsageError("The receipts have no request of that source and time.")
             self._names = taken
@@ -176,16 +183,14 @@ class Audit:
             self._incomplete.append(path)
             cut = "; its last line is cut" if reader.cut else ""
             self._notes.append(f"{path} does not claim to be complete{cut}: nothing is called spurious because of it.")
-        ended_ms = int(reader.ended_s * 1000) if reader.complete else self._now_ms
-        low_ms = max(int(reader.started_s * 1000), asked.since_ms or 0)
-        high_ms = min(ended_ms, ended_ms if asked.until_ms is None else asked.until_ms - 1)
+        whole = int(reader.started_s * 1000), int(reader.ended_s * 1000) + (0 if reader.complete else _UNANSWERED_MS)
+        low_ms = max(whole[0], asked.since_ms or 0)
+        high_ms = min(whole[1], whole[1] if asked.until_ms is None else asked.until_ms - 1)
+        # A request that was sent before the cut may have been received behind it: then it would look like nobody's.
+        complete = reader.complete and (low_ms, high_ms) == whole
         for source in sources:
-            ledger.cover(Window(source, low_ms, high_ms, reader.complete))
+            ledger.cover(Window(source, low_ms, high_ms, complete))
         return sources
-
-    def _receipts_progress(self, read_bytes: int) -> None:
-        total = sum(path.stat().st_size for path in self._asked.receipts)
-        self._progress("receipts", read_bytes, total)
 
     # ── what there is ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -41,6 +41,7 @@ _KNOWN_S = 30.0  # how long what Kafka said of a topic is believed
 _BREAKER_FAILURES = 3
 _BREAKER_S = (0.5, 5.0)
 _BACK_OFF_S = (0.1, 5.0)
+_LEASE_MARGIN_S = 5.0  # beyond a delivery and the statement that settles it
 _AWAY_S = 0.2  # how often a cluster that is away is asked about
 _GATHER_S = 0.01  # reports that come together are settled together
 _MEASURE_S = 5.0  # how often the outbox is measured,
@@ -109,6 +110,10 @@ class Relay:
         """`died(name, error)` as for the producer; `migrated` as for the archiver."""
         self._settings = settings
         self._limits = settings.relay
+        # Longer than all that it is for: what one relay sends, another must not send too (rules.md 2).
+        self._lease_s = _LEASE_MARGIN_S + (
+            (settings.kafka.delivery_timeout_ms + settings.relay.statement_timeout_ms) / 1000
+        )
         self._body_bytes_max = sources.body_bytes_max
         self._died = died
         self._migrated = migrated
@@ -181,13 +186,11 @@ class Relay:
                 await _first(self._settled_some.wait(), stop.wait())
                 continue
             now = loop.time()
-            until = now + (limits.lease_ms - self._settings.kafka.delivery_timeout_ms) / 1000
+            until = now + self._lease_s - self._settings.kafka.delivery_timeout_ms / 1000
             held = [t.name for t in self._topics.values() if t.blocked or t.suspects or t.held_until > now]
             trial = [t.name for t in self._topics.values() if t.on_trial]
             try:
-                rows = await self._outbox.claim(
-                    room, limits.batch_bytes_max, limits.lease_ms / 1000, held=held, trial=trial
-                )
+                rows = await self._outbox.claim(room, limits.batch_bytes_max, self._lease_s, held=held, trial=trial)
                 wait_s = 0.0
             except StoreError as error:
                 self._trouble(error)

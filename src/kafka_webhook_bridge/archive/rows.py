@@ -14,7 +14,7 @@ from kafka_webhook_bridge.formats.rows import EventRow, RowMaker, Skip
 from kafka_webhook_bridge.kafka.consumer import Place, Record
 
 # Of a replay and of a rebuild: the record is a copy, has no row of its own, and is no duplicate (rules.md 16).
-COPY_HEADERS = frozenset({"kwb_replay_id", "kwb_rebuild_id"})
+COPY_HEADER = "kwb_replay_id"
 RELEASED_HEADER = "kwb_released_at"
 
 
@@ -64,7 +64,7 @@ def look_at(record: Record) -> Seen:
             source = (value or b"").decode("utf-8", "replace")
         elif name == FORMAT:
             form = (value or b"").decode("latin-1")
-        elif name in COPY_HEADERS:
+        elif name == COPY_HEADER:
             copy = True
         elif name == RELEASED_HEADER:
             released = True

@@ -199,10 +199,14 @@ class StrictRelay:
 
     async def _send(self, source: _Source, rows: list[OutboxRow]) -> bool:
         """Send rows in their order, as far as they may be sent, and wait for every report; whether all were taken."""
-        refusals = [await self._refused(row) for row in rows]
+        refusals: list[str | None] = []
+        for row in rows:
+            refusals.append(await self._refused(row))
+            if refusals[-1] is not None:
+                break
         batch = _Batch()
         sent = size_bytes = 0
-        for row, refused in zip(rows, refusals, strict=True):
+        for row, refused in zip(rows, refusals, strict=False):  # from here on without a pause
             # Together no more than one record may be, or Kafka might refuse them as a batch.
             size_bytes += row.size_bytes + _RECORD_OVERHEAD_BYTES
             if sent and size_bytes > self._limit(row.topic):

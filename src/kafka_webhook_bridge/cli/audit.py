@@ -192,7 +192,9 @@ def show(result: Result, out: Output) -> None:
     where = f"{found.records:,} records of {_names(result.topics, 'topic')}, {found.rows:,} rows"
     if result.lag_records:
         out.note(f"The archive was {result.lag_records:,} records behind Kafka; --wait lets it catch up.", "yellow")
-    if found.sound:
+    if found.sound and not found.events:
+        out.say("Nothing is missing, but there was no event either.", "yellow")
+    elif found.sound:
         out.say(f"Nothing is lost: {found.events:,} events in {where}.", "bold green")
     else:
         out.say(f"Not all is well: {found.events:,} events in {where}.", "bold red")

@@ -424,7 +424,9 @@ class Deliver:
     def _kafka_is_late(self, pending: Pending) -> None:
         if not pending.state & LATE:
             pending.state |= LATE
-            self.breakers.failed(pending.record.topic)
+            # One that came late to its delivery gave Kafka no time: that says nothing about Kafka.
+            if self._clock() - pending.submitted >= self.kafka_wait_s / 2:
+                self.breakers.failed(pending.record.topic)
         self._to_outbox(pending)
 
     def _too_late(self, pending: Pending) -> None:

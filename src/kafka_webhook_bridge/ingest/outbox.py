@@ -22,6 +22,7 @@ from kafka_webhook_bridge import errors
 from kafka_webhook_bridge.errors import Refusal, StoreError
 from kafka_webhook_bridge.event import Record
 from kafka_webhook_bridge.formats import record_bytes
+from kafka_webhook_bridge.formats.packed import pack_headers
 from kafka_webhook_bridge.formats.rows import RowMaker
 from kafka_webhook_bridge.ingest.deliver import ANSWERED, QUEUED, SENT, Deliver, Pending
 from kafka_webhook_bridge.observability import logs, metrics
@@ -33,7 +34,6 @@ from kafka_webhook_bridge.store.outbox import (
     OutboxRow,
     Taken,
     close_rows,
-    pack_headers,
     read_usage,
     store_rows,
 )

@@ -79,6 +79,10 @@ class IngestServer:
             settings.kafka, deliver.finished, body_bytes_max=size, died=background.fault_in_thread,
             on_lost=deliver.lost, on_found=deliver.found,
         )  # fmt: skip
+        self._truth = Truth(
+            admin, store, sources, settings.ingest.durability_check_ms,
+            ready=self._topics.ready, kafka_clock=lambda: self.producer.clock_ahead_ms, bound=self._topics.bound,
+        )  # fmt: skip
         self._sources = sources
         self.outbox: OutboxWriter | None = None
         if store is not None:

@@ -73,9 +73,9 @@ class Topics:
     def bound(self, request_bytes_max: int) -> None:
         """The brokers take no larger request: they would cut the connection, and others' records with it."""
         room = request_bytes_max - _REQUEST_OVERHEAD_BYTES
-        if room < self._record_bytes_max:
+        if room < self.record_bytes_max:
             self._log.warning("records are bounded by the brokers' socket.request.max.bytes", record_bytes_max=room)
-            self._record_bytes_max = room
+            self.record_bytes_max = room
             self.ready.update({name: min(limit, room) for name, limit in self.ready.items()})
 
     def ensure(self, source: Source, then: Callable[[Refusal | None], None]) -> None:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 
-from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.errors import KafkaError
+from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.kafka.config import RECORD_BYTES_DEFAULT, client_config
 from kafka_webhook_bridge.kafka.errors import translate
 from kafka_webhook_bridge.settings import KafkaSettings

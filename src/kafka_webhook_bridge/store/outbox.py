@@ -10,8 +10,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import orjson
-
 from kafka_webhook_bridge.event import Record
 from kafka_webhook_bridge.formats.rows import EventRow
 from kafka_webhook_bridge.store.errors import FAILURES, refuses_a_row, sqlstate, translate
@@ -56,16 +54,6 @@ class Usage:
 
     rows: int
     size_bytes: int
-
-
-def pack_headers(headers: Sequence[tuple[str, bytes]]) -> bytes:
-    """[[name, value], …] as JSON, a value's bytes as the characters U+0000 to U+00FF."""
-    return orjson.dumps([(name, value.decode("latin-1")) for name, value in headers])
-
-
-def unpack_headers(data: bytes) -> list[tuple[str, bytes]]:
-    """The inverse of `pack_headers`."""
-    return [(name, value.encode("latin-1")) for name, value in orjson.loads(data)]
 
 
 async def store_rows(

@@ -1,4 +1,4 @@
-"""The statements of queries.sql by name."""
+"""The statements of queries/*.sql by name."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def read(text: str) -> dict[str, str]:
 
 
 COLUMN_LIST = ", ".join(f'"{name}"' if name == "offset" else name for name in COLUMNS)
-QUERIES = read(files(__package__).joinpath("queries.sql").read_text(encoding="utf-8"))
+QUERIES = read("\n".join(f.read_text(encoding="utf-8") for f in files(__package__).joinpath("queries").iterdir()))
