@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+RUNNERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help dev up test test-unit test-pythons test-postgres faults lint format docs bench bench-quick lock clean
@@ -29,8 +30,8 @@ dev: $(READY)  ## Prepare the environment and nothing else
 up: $(READY)  ## Start Kafka, PostgreSQL and the bridge here, until Ctrl-C
 	@exec $(BIN)/kwb up
 
-test: $(READY)  ## Run every test, on a real Kafka and a real PostgreSQL
-	$(BIN)/pytest
+test: $(READY)  ## Run every test, on a real Kafka and a real PostgreSQL for each of the runners side by side
+	$(BIN)/pytest -n $(RUNNERS) --dist loadfile
 
 test-unit: $(READY)  ## Run the tests that need no server
 	$(BIN)/pytest tests/unit
