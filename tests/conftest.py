@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import signal
 import subprocess
@@ -16,10 +17,15 @@ from databases import empty_database
 from kafka_webhook_bridge.stack import Kafka, Stack
 from kafka_webhook_bridge.stack.files import write_private
 from kafka_webhook_bridge.stack.kafka import tool
+from kafka_webhook_bridge.stack.ports import keep_to_share
 
 # A shell that starts pytest in the background lets it ignore Ctrl-C, and children inherit that; tests press Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+if (runner := os.environ.get("PYTEST_XDIST_WORKER", "")).startswith("gw"):
+    keep_to_share(int(runner[2:]), int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -158,10 +158,10 @@ def test_rule_2_a_relay_that_is_killed_loses_nothing(
     }  # fmt: skip
     asyncio.run(world.migrate())
     events = [world.event(b"%d" % n) for n in range(20)]
-    asyncio.run(world.put(*events))
     config = world.environ["KWB_CONFIG"]
     with serving(stack, folder, config=config, role="all", KWB_FAIL=fail, **environ) as broken:
         broken.expect_faults = True
+        asyncio.run(world.put(*events))
         eventually(lambda: broken.said("child died"), "killed")
         broken.process.kill()
         broken.process.wait()

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from kafka_webhook_bridge.errors import KafkaError, StoreError
-from kafka_webhook_bridge.kafka.admin import Admin, TopicInfo
+from kafka_webhook_bridge.kafka.admin import Admin, TopicInfo, request_bytes_max
 from kafka_webhook_bridge.kafka.config import limit_trouble
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.observability.durability import Verdict, clock_trouble, weakest
@@ -104,13 +104,13 @@ class Truth:
     async def _ask_kafka(self) -> None:
         names = {source.topic for source in self.sources.all()} | self._ready.keys()
         topics = await asyncio.to_thread(self._admin.describe, names)
-        cluster = await asyncio.to_thread(self._admin.cluster)
+        brokers = await asyncio.to_thread(self._admin.brokers)
         if topics:
             self._kafka = weakest((name, info.verdict) for name, info in topics.items())
         else:
-            self._kafka = ("", self._admin.planned(len(cluster.brokers)).verdict)
+            self._kafka = ("", self._admin.planned(len(brokers)).verdict)
         self._limits = self._too_small(topics)
-        if (limit := cluster.request_bytes_max) is not None:
+        if (limit := request_bytes_max(brokers)) is not None:
             self._bound(limit)
 
     def _too_small(self, topics: Mapping[str, TopicInfo]) -> list[str]:

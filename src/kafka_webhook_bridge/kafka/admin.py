@@ -97,14 +97,14 @@ class Cluster:
     brokers: tuple[Broker, ...]
     operations: frozenset[str]
 
-    @property
-    def request_bytes_max(self) -> int | None:
-        """The largest request that every broker takes (`socket.request.max.bytes`), None when none shows it.
 
-        A broker cuts the connection over a larger one, and other records die with it.
-        """
-        limits = [int((broker.settings or {}).get("socket.request.max.bytes", 0)) for broker in self.brokers]
-        return min(filter(None, limits), default=None)
+def request_bytes_max(brokers: Iterable[Broker]) -> int | None:
+    """The largest request that every broker takes (`socket.request.max.bytes`), None when none shows it.
+
+    A broker cuts the connection over a larger one, and other records die with it.
+    """
+    limits = [int((broker.settings or {}).get("socket.request.max.bytes", 0)) for broker in brokers]
+    return min(filter(None, limits), default=None)
 
 
 class Admin:
@@ -343,19 +343,29 @@ class Admin:
     # ── the cluster ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def cluster(self) -> Cluster:
-        """The brokers, their limits where they may be read, and what the user may do."""
+        """The brokers, their limits where they may be read, and what the user may do. For `kwb doctor` alone.
+
+        librdkafka ends the whole process when a broker that has just started knows of no broker yet and is asked to
+        describe the cluster (2.16, an assertion in rd_kafka_admin_response_parse), so no bridge may ask that.
+        """
+        brokers = self.brokers()
         future = self._client.describe_cluster(include_authorized_operations=True, request_timeout=self._timeout_s)
         (result,) = self._wait("describing the cluster", future)
-        brokers = tuple(
-            Broker(node.id, f"{node.host}:{node.port}", self._broker_settings(node.id))
-            for node in sorted(result.nodes, key=lambda node: int(node.id))
-        )
         controller = f"{result.controller.host}:{result.controller.port}" if result.controller else ""
         return Cluster(result.cluster_id or "", controller, brokers, _operations(result.authorized_operations))
 
+    def brokers(self) -> tuple[Broker, ...]:
+        """Every broker, with its limits where they may be read."""
+        return tuple(
+            Broker(node.id, f"{node.host}:{node.port}", self._broker_settings(node.id))
+            for node in sorted(self._nodes(), key=lambda node: int(node.id))
+        )
+
     def _nodes(self) -> Sequence[Any]:
-        (result,) = self._wait("describing the cluster", self._client.describe_cluster(request_timeout=self._timeout_s))
-        return list(result.nodes)
+        try:
+            return list(self._client.list_topics(timeout=self._timeout_s).brokers.values())
+        except ck.KafkaException as failure:
+            raise self._failed("listing the brokers", failure) from failure
 
     def _broker_settings(self, broker_id: int) -> dict[str, str] | None:
         resource = ck_admin.ConfigResource(ck_admin.ResourceType.BROKER, str(broker_id))

@@ -12,6 +12,13 @@ from kafka_webhook_bridge.errors import StackError
 LOOPBACK = "127.0.0.1"
 _LOWEST = 12_000
 _given: set[int] = set()  # by this process: whoever asked may not listen yet
+_share = slice(None)  # of the ports, for this process
+
+
+def keep_to_share(index: int, shares: int) -> None:
+    """Take ports of one share alone: processes that start servers side by side must not think of the same port."""
+    global _share
+    _share = slice(index, None, shares)
 
 
 def free_ports(count: int) -> list[int]:
@@ -21,7 +28,7 @@ def free_ports(count: int) -> list[int]:
     can be given the same port as its own and connect to itself, and then the server cannot come back.
     """
     found: list[int] = []
-    candidates = [port for port in random.sample(range(_LOWEST, _outgoing_low()), 2_000) if port not in _given]
+    candidates = [port for port in random.sample(range(_LOWEST, _outgoing_low())[_share], 2_000) if port not in _given]
     for port in candidates:
         if len(found) == count:
             _given.update(found)
