@@ -61,12 +61,14 @@ docs: $(READY)  ## Make the generated files of docs/ anew
 
 bench: $(READY)  ## Measure speed and memory, beside a rival; writes benchmarks/results (about an hour)
 	$(BIN)/python benchmarks/http_to_kafka.py
+	$(BIN)/python benchmarks/http_to_outbox.py
 	$(BIN)/python benchmarks/archive.py
 	$(BIN)/python benchmarks/relay_drain.py
 	$(BIN)/python benchmarks/replay.py
 
 bench-quick: $(READY)  ## The same in a few minutes, to see whether a change matters
 	$(BIN)/python benchmarks/http_to_kafka.py --quick
+	$(BIN)/python benchmarks/http_to_outbox.py --quick
 	$(BIN)/python benchmarks/archive.py --quick
 	$(BIN)/python benchmarks/relay_drain.py --quick
 	$(BIN)/python benchmarks/replay.py --quick

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +25,14 @@ from rich.table import Table
 
 import openloop
 import results
-from kafka_webhook_bridge.stack import Kafka, Stack
+from kafka_webhook_bridge.stack import Kafka, Postgres, Stack
 from processes import cpu_seconds
 from systems import Bridge, GoFranz, Running, System, running
 from topics import Cluster, Topics
 
 RATES = (500, 2_000, 12_000)
 IDLE_CONNECTIONS = 1_000
+SUMMED = {"acked", "records", "lost", "errors", "missing", "duplicates"}  # over the rounds; of all else a spread
 MODES = {"flush": "flush.messages=1: an acknowledgement follows an fsync (the default)", "plain": "no fsync"}
 # As Kafka's own start script runs a broker (bin/kafka-server-start.sh), not the quick start of `kwb up`.
 JVM = ("-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35", "-Djava.awt.headless=true")
@@ -58,21 +59,24 @@ QUICK = Profile("http_to_kafka-quick", 1, 3, 3, 3, 5, 1.3, 0.12, ("bridge", "go-
 
 
 class Account:
-    """No acknowledgement without a record: counted after every run of the generator."""
+    """No acknowledgement without a record: counted after every run of the generator.
 
-    def __init__(self, topics: Topics, topic: str) -> None:
-        self._topics, self._topic = topics, topic
-        self._before = topics.count(topic)
+    `count` tells how many records are at `place`, where an acknowledgement says that they are.
+    """
+
+    def __init__(self, count: Callable[[], int], place: str) -> None:
+        self._count, self._place = count, place
+        self._before = count()
         self.acked = 0
 
     def add(self, load: openloop.Load) -> None:
         self.acked += load.acked
         if self.lost:
-            console.print(f"[bold red]{self.lost} acknowledged events are not in the topic {self._topic}")
+            console.print(f"[bold red]{self.lost} acknowledged events are not in {self._place}")
 
     @property
     def records(self) -> int:
-        return self._topics.count(self._topic) - self._before
+        return self._count() - self._before
 
     @property
     def lost(self) -> int:
@@ -82,7 +86,7 @@ class Account:
 def highest_rate(
     probe: Callable[[int], openloop.Load], confirm: Callable[[int], openloop.Load], start: int, profile: Profile
 ) -> openloop.Load:
-    """The confirming run at the highest rate with p99 ≤ 300 ms and no error; the last try when none holds."""
+    """The confirming run at the highest rate with a good p99 and no error; the last try when none holds."""
     good, bad, rate = 0, 0, start
     while not (good and bad and bad - good <= profile.precision * bad) and rate >= 100:
         if probe(rate).good:
@@ -151,7 +155,7 @@ def summarise(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             found[key] = summarise(values)
         elif isinstance(value, bool):
             found[key] = all(values)
-        elif key in {"acked", "records", "lost", "errors"}:
+        elif key in SUMMED:
             found[key] = sum(values)
         elif isinstance(value, int | float):
             found[key] = results.spread(values)
@@ -194,16 +198,18 @@ def _idle_mib(found: dict[str, Any]) -> float:
 
 
 @contextmanager
-def embedded_stack() -> Iterator[tuple[Cluster, dict[str, str]]]:
-    """Fresh servers on free ports, on a disk; the cluster, and the environment that `kwb serve` needs."""
+def embedded_stack(postgres_options: Mapping[str, str] | None = None) -> Iterator[tuple[Stack, Cluster]]:
+    """Fresh servers on free ports, on a disk, and the cluster as clients see it."""
     with tempfile.TemporaryDirectory(prefix="kwb-bench-", dir="/var/tmp") as name:  # /tmp may be memory
         Path(name).chmod(0o711)
         stack = Stack(Path(name) / "stack")
         stack.kafka = Kafka(stack.kafka.folder, jvm=JVM, heap_bytes=1024 * 1024**2)
+        if postgres_options:
+            stack.postgres = Postgres(stack.postgres.folder, options=postgres_options)
         console.print("starting Kafka and PostgreSQL")
         stack.start()
         try:
-            yield Cluster(stack.kafka.bootstrap, stack.kafka.username, stack.kafka.password), stack.environ()
+            yield stack, Cluster(stack.kafka.bootstrap, stack.kafka.username, stack.kafka.password)
         finally:
             stack.destroy()
 
@@ -228,9 +234,9 @@ def main() -> None:
         sys.exit(f"NOT RUN: {error}")
     machine, not_run = results.machine(), {}
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    with embedded_stack() as (cluster, environ):
+    with embedded_stack() as (stack, cluster):
         contestants: list[System] = []
-        for system in (Bridge(environ), GoFranz("2ms"), GoFranz("0s")):
+        for system in (Bridge(stack.environ()), GoFranz("2ms"), GoFranz("0s")):
             if system.name not in wanted:
                 continue
             try:
@@ -253,7 +259,8 @@ def main() -> None:
                             openloop.shopify_like(f"/{name}", server.login.username, server.login.password)
                         )
                         generator = openloop.Generator(server.port, request, cores[1])
-                        found.append(measure(server, generator, Account(topics, name), start, profile))
+                        account = Account(lambda name=name: topics.count(name), f"the topic {name}")  # type: ignore[misc]
+                        found.append(measure(server, generator, account, start, profile))
         topics.close()
     summary: dict[str, dict[str, dict[str, Any]]] = {}
     for (mode, name), several in runs.items():

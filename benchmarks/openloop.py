@@ -67,6 +67,7 @@ class Load:
 
     offered_per_second: int
     facts: dict[str, Any]
+    p99_ms_max: float = P99_MS_MAX
 
     @property
     def acked(self) -> int:
@@ -84,17 +85,18 @@ class Load:
 
     @property
     def good(self) -> bool:
-        return self.acked > 0 and self.errors == 0 and self.latency_ms["p99"] <= P99_MS_MAX
+        return self.acked > 0 and self.errors == 0 and self.latency_ms["p99"] <= self.p99_ms_max
 
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """Where the load goes and from which core; `cpu` None lets the kernel choose."""
+    """Where the load goes, from which core (`cpu` None lets the kernel choose), and what p99 is good."""
 
     port: int
     request: Path
     cpu: int | None = None
     connections: int = 256
+    p99_ms_max: float = P99_MS_MAX
 
     def _command(self, rate: int, seconds: float, warm_up: float, connections: int | None = None) -> list[str]:
         command = [str(BINARY), "--port", str(self.port), "--request", str(self.request), "--rate", str(rate)]
@@ -111,7 +113,7 @@ class Generator:
             check=True,
             timeout=seconds + warm_up + 60,
         )
-        return Load(rate, json.loads(done.stdout))
+        return Load(rate, json.loads(done.stdout), self.p99_ms_max)
 
     @contextmanager
     def idle_connections(self, connections: int) -> Iterator[Load]:

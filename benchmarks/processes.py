@@ -24,7 +24,7 @@ def tree(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of the tree, librdkafka's threads included."""
+    """User and system time of the tree, librdkafka's threads and processes that have ended meanwhile included."""
     return sum(_cpu_ticks(member) for member in tree(pid)) / _TICKS_PER_SECOND
 
 
@@ -33,13 +33,14 @@ def _cpu_ticks(pid: int) -> int:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0
-    return int(fields[11]) + int(fields[12])
+    return sum(map(int, fields[11:15]))
 
 
 @dataclass(frozen=True, slots=True)
 class Resident:
     """Resident memory of one process of a tree."""
 
+    pid: int
     command: str
     mib: float
 
@@ -53,5 +54,5 @@ def resident(pid: int) -> list[Resident]:
             pages = int(Path(f"/proc/{member}/statm").read_text().split()[1])
         except OSError:
             continue
-        found.append(Resident(command, round(pages * _PAGE_BYTES / 1024**2, 1)))
+        found.append(Resident(member, command, round(pages * _PAGE_BYTES / 1024**2, 1)))
     return sorted(found, key=lambda process: -process.mib)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from processes import resident
+from processes import Resident, resident
 from results import HERE, WORK, NotRunError
 from topics import Cluster
 
@@ -61,13 +61,14 @@ class Bridge:
 
     stack_environ: dict[str, str]
     name: str = "bridge"
+    role: str = "ingest"
 
     def build(self) -> None:
         if not (Path(sys.executable).parent / "kwb").exists():
             raise NotRunError("`kwb` is not installed beside this Python")
 
     def command(self, port: int) -> list[str]:
-        return [str(Path(sys.executable).parent / "kwb"), "serve", "--role", "ingest", "--workers", "1"]
+        return [str(Path(sys.executable).parent / "kwb"), "serve", "--role", self.role, "--workers", "1"]
 
     def environ(self, cluster: Cluster, topic: str, port: int, login: Login) -> dict[str, str]:
         return {
@@ -131,7 +132,11 @@ class Running:
 
     def worker_mib(self) -> float:
         """Resident memory of the process that answers."""
-        return next(process.mib for process in resident(self.pid) if self.system.worker(process.command))
+        return self.worker().mib
+
+    def worker(self) -> Resident:
+        """The process that answers."""
+        return next(process for process in resident(self.pid) if self.system.worker(process.command))
 
 
 @contextmanager

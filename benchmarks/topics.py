@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 PARTITIONS = 6
@@ -76,3 +76,23 @@ class Topics:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.1)
+
+    def event_ids(self, topic: str) -> Iterator[str]:
+        """`ce_id` of every record that is in the topic now, as often as it is there."""
+        ends = {}
+        for partition in range(PARTITIONS):
+            low, high = self._reader.get_watermark_offsets(TopicPartition(topic, partition), timeout=_TIMEOUT_S)
+            if high > low:
+                ends[partition] = high
+        self._reader.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in ends])
+        while ends:
+            messages = self._reader.consume(1_000, timeout=_TIMEOUT_S)
+            if not messages:
+                raise SystemExit(f"the topic {topic} cannot be read to its end")
+            for message in messages:
+                if message.error():
+                    raise SystemExit(f"the topic {topic} cannot be read: {message.error()}")
+                yield dict(message.headers() or ())["ce_id"].decode()
+                if message.offset() + 1 >= ends.get(message.partition(), message.offset() + 2):
+                    del ends[message.partition()]
+        self._reader.unassign()
