@@ -1,4 +1,4 @@
-"""A broker that has just started knows of no broker, not even itself. librdkafka's DescribeCluster ends the process then.
+"""A broker that has just started knows of no broker, itself included; librdkafka's DescribeCluster aborts then.
 
 The broker here speaks as much of the Kafka protocol as librdkafka asks of it: ApiVersions 0 and Metadata 4
 (https://kafka.apache.org/protocol).
