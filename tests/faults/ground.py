@@ -44,7 +44,7 @@ class Ground:
         self.folder = folder
         self._properties = {"file.delete.delay.ms": "1000", "log.initial.task.delay.ms": "1000", **(properties or {})}
         self.kafka = self._broker(ports, kafka_port)
-        self.kafka_disk: Disk | None = None  # of a ground that has them (injectors.ground_on_disks)
+        self.kafka_disk: Disk | None = None  # of a ground that has them (injectors/disks.py)
         self.postgres_disk: Disk | None = None
         self._admin: ck.admin.AdminClient | None = None
         self.postgres = Postgres(folder / "postgres", options=options)

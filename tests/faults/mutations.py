@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from faults import injectors as breaking
 from faults.checker import Expect
+from faults.injectors import disks, stores
 from faults.runner import Result, Scenario
 from faults.scenarios import BY_NAME
 from faults.world import World
@@ -116,7 +116,7 @@ def _power_cut_without_fsync(world: World) -> None:
         with contextlib.suppress(Exception):  # a topic that no event came to yet
             world.ground.set_topic(topic, flush_messages=str(2**63 - 1))
     world.acks(world.options.rate)
-    breaking.kafka_power_cut(world)
+    disks.kafka_power_cut(world)
 
 
 MUTATIONS = (
@@ -124,7 +124,7 @@ MUTATIONS = (
         "ack-before-flush",
         "2xx as soon as the record is handed to the producer",
         frozenset({1}),
-        dataclasses.replace(BY_NAME["kafka-away"], fault=breaking.kafka_killed(7)),
+        dataclasses.replace(BY_NAME["kafka-away"], fault=stores.kafka_killed(7)),
         "ingest",
         _ACK_BEFORE_FLUSH,
     ),

@@ -95,10 +95,6 @@ class IngestServer:
                 blocked=self._topics.blocked.get,
                 beside=settle_beside,
             )
-        self._truth = Truth(
-            admin, store, sources, settings.ingest.durability_check_ms,
-            ready=self._topics.ready, kafka_clock=lambda: self.producer.clock_ahead_ms, bound=self._topics.bound,
-        )  # fmt: skip
         self._available = metrics.registry().gauge("kwb_kafka_available")
         self._background = background
         self._server: asyncio.Server | None = None
