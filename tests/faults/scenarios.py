@@ -161,9 +161,11 @@ SCENARIOS = (
     ),
     Scenario(
         "relay-killed", (29,), "worker killed after an acknowledgement, before the delete", processes.relay_killed,
-        Expect(copies_max=30, fallbacks_min=1, copies_min=1), EVENTS,  # one more with each death
+        # 50 rows are claimed at once, and two such batches are under way.
+        Expect(copies_max=2, rows_at_death=100, fallbacks_min=1, copies_min=1), EVENTS,
         environ={
-            "KWB_FAIL": "relay.acked:kill:6", "KWB_RELAY_STATEMENT_TIMEOUT_MS": "1000", "KWB_RELAY_LEASE_MS": "7000",
+            "KWB_FAIL": "relay.acked:kill:6", "KWB_RELAY_STATEMENT_TIMEOUT_MS": "1000",
+            "KWB_RELAY_BATCH_RECORDS_MAX": "50",
         },
     ),
     Scenario(

@@ -20,7 +20,7 @@ from typing import Any
 
 import asyncpg
 
-from bridge import Serve
+from bridge import Serve, request
 from databases import empty_database
 from faults import journal, observer
 from faults.checker import Observed, SourceFacts
@@ -107,6 +107,7 @@ class World:
         self.run = f"{name}-{os.urandom(2).hex()}"
         self.bridges: list[Serve] = []
         self.windows: list[Window] = []
+        self.starts: list[tuple[float, float]] = []  # Unix times: a bridge was started, and answered
         self.samples: list[Sample] = []
         self.notes: list[str] = []  # what a scenario saw besides
         self.problems: list[str] = []  # what it saw that must not be
@@ -161,7 +162,18 @@ class World:
             self.folder, "--role", self.options.role, *self.options.arguments,
         )  # fmt: skip
         bridge.expect_faults = True
+        began = time.time()
+        until(lambda: self._answers(bridge), "a bridge answers")
+        if "--share-port" not in self.options.arguments:  # else another one answers meanwhile
+            self.starts.append((began, time.time()))
         return bridge.wait_ready()
+
+    @staticmethod
+    def _answers(bridge: Serve) -> bool:
+        assert bridge.process.poll() is None, bridge.log.read_text()
+        with contextlib.suppress(OSError, AssertionError):
+            return bridge.ask(request("/health/live", method="GET", login="")).status == 200
+        return False
 
     def config(self) -> str:
         lines = [f"  {name}: {{{SOURCES[name]}, topic: {self.run}-{name}}}" for name in self.options.sources]
@@ -374,6 +386,8 @@ class World:
             recovery_s=recovery_s,
             counters_whole=not self.replaced,
             windows=[(window.start, window.end) for window in self.windows],
+            starts=self.starts,
+            deaths=self.totals().get("kwb_worker_restarts_total", 0),
             problems=self.problems,
             resident_bytes=[(sample.at, sample.resident_bytes) for sample in self.samples],
         )

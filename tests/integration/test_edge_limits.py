@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import resource
+import select
 from pathlib import Path
 
 import pytest
 
-from bridge import LOGIN, PASSWORD, USER, Serve, answers, eventually, request, serving
+from bridge import LOGIN, PASSWORD, USER, Client, Serve, answers, eventually, request, serving
 from kafka_webhook_bridge.stack import Stack
 
 
@@ -203,3 +206,27 @@ def test_caps_of_bytes_and_connections(stack: Stack, folder: Path) -> None:
             client.socket.close()
         eventually(lambda: server.total("kwb_connections") == 0, "closed")
         assert server.ask(request("/s", b"x")).status == 200
+
+
+def test_without_file_descriptors_connections_wait_and_none_is_dropped(stack: Stack, folder: Path) -> None:
+    with serving(stack, folder, config="sources: {a: {auth: none}}") as bridge, contextlib.ExitStack() as closing:
+        (pid,) = bridge.children()
+        first = closing.enter_context(bridge.open())
+        assert first.send(request("/a", login="")).answer().status == 200
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        soft, _ = resource.prlimit(pid, resource.RLIMIT_NOFILE, (files + 8, hard))
+        others = [closing.enter_context(bridge.open()).send(request("/a", login="")) for _ in range(150)]
+        eventually(lambda: bridge.said("new connections wait: no file descriptors left"), "the door is closed")
+        assert first.send(request("/a", login="")).answer().status == 200  # who is inside is served
+        waiting = [client for client in others if client not in answered(others)]
+        assert waiting
+        eventually(lambda: "files" in str(bridge.health(bridge.management_port)[1]), "health tells of it")
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+        assert {client.answer().status for client in others} == {200}
+        assert bridge.children() == [pid]
+
+
+def answered(clients: list[Client]) -> list[Client]:
+    ready, _, _ = select.select([client.socket for client in clients], [], [], 0)
+    return [client for client in clients if client.socket in ready]

@@ -75,6 +75,18 @@ def test_rule_3_acknowledgements_close_in_a_row(breakers: Breakers) -> None:
     assert gauge() == 0
 
 
+def test_rule_3_the_last_reports_from_before_close_nothing(breakers: Breakers, clock: Clock) -> None:
+    for _ in range(3):
+        breakers.failed("t")
+    for _ in range(10):
+        breakers.acked("t", clock.now - 0.6)
+    assert breakers.any_open
+    clock.now += 0.6
+    for _ in range(3):
+        breakers.acked("t", clock.now)
+    assert not breakers.any_open
+
+
 def test_rule_3_a_topic_that_fails_for_itself_leaves_the_others_alone(breakers: Breakers) -> None:
     for _ in range(5):
         breakers.failed("broken", topic_alone=True)

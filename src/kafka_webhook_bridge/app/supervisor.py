@@ -14,6 +14,7 @@ from kafka_webhook_bridge.app.control import Channel
 from kafka_webhook_bridge.app.preflight import Role
 from kafka_webhook_bridge.console.management import Management
 from kafka_webhook_bridge.errors import ConfigError, UsageError
+from kafka_webhook_bridge.ingest.door import BACKLOG
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.observability.background import pause
 from kafka_webhook_bridge.settings import IngestSettings, Settings, child_environment, load_settings
@@ -21,7 +22,6 @@ from kafka_webhook_bridge.sources.config import load_sources
 
 ChildRole = Literal["ingest", "worker"]
 
-_BACKLOG = 2048
 _BACK_OFF_S = (0.1, 5.0)
 _TURN_S = 1.0  # children report twice as often
 _SILENT_TURNS, _HUNG_TURNS, _FIRST_WORD_TURNS = 2, 5, 60
@@ -32,7 +32,8 @@ _STOP_MARGIN_S = 12.0  # beyond the drain: the producers' last reports
 def listen(settings: IngestSettings) -> list[socket.socket]:
     """One listening socket per worker slot, all on one port. Raises UsageError when the port is taken.
 
-    The port is first bound alone: with SO_REUSEPORT the kernel would let a second bridge share it unnoticed.
+    The port is first bound alone: with SO_REUSEPORT the kernel would let a second bridge share it unnoticed. A socket
+    that shares its port listens only once its child is up: until then the other bridge shall get every connection.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     port = settings.port
@@ -49,7 +50,8 @@ def listen(settings: IngestSettings) -> list[socket.socket]:
             slot.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             slot.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             slot.bind((settings.host, port))
-            slot.listen(_BACKLOG)
+            if not settings.share_port:
+                slot.listen(BACKLOG)
             port = slot.getsockname()[1]
             sockets.append(slot)
     except OSError as error:

@@ -20,12 +20,13 @@ _LATELY_S = 10.0
 class Breaker:
     """The cluster's or one topic's. `try_after` is the time in seconds from which the next record may try Kafka."""
 
-    __slots__ = ("acks", "failures", "open", "try_after")
+    __slots__ = ("acks", "failures", "open", "opened_at", "try_after")
 
     def __init__(self) -> None:
         self.open = False
         self.failures = 0  # in a row, while closed
         self.acks = 0  # in a row, while open
+        self.opened_at = 0.0
         self.try_after = 0.0
 
 
@@ -77,12 +78,12 @@ class Breakers:
         turn.try_after = now + self._probe_s
         return True
 
-    def acked(self, topic: str) -> None:
-        """A record was acknowledged in time. Needed only while `troubled`."""
+    def acked(self, topic: str, sent_at: float = math.inf) -> None:
+        """A record that was sent then was acknowledged in time. Needed only while `troubled`."""
         own = self._topics.get(topic)
-        if own is not None and self._succeeded(own, topic):
+        if own is not None and self._succeeded(own, topic, sent_at):
             del self._topics[topic]
-        self._succeeded(self._cluster, None)
+        self._succeeded(self._cluster, None, sent_at)
         self._look()
 
     def failed(self, topic: str, *, topic_alone: bool = False) -> None:
@@ -107,10 +108,10 @@ class Breakers:
         for breaker in (self._cluster, self._turn_of_broken, *self._topics.values()):
             breaker.try_after = 0.0
 
-    def _succeeded(self, breaker: Breaker, topic: str | None) -> bool:
-        """Whether the breaker is closed now."""
+    def _succeeded(self, breaker: Breaker, topic: str | None, sent_at: float) -> bool:
+        """Whether the breaker is closed now. Of what was sent before it opened the last reports are just coming in."""
         breaker.failures = 0
-        if breaker.open:
+        if breaker.open and sent_at > breaker.opened_at:
             breaker.acks += 1
             if breaker.acks >= self._closes_after:
                 breaker.open = False
@@ -129,7 +130,8 @@ class Breakers:
     def _open(self, breaker: Breaker, topic: str | None, why: str) -> None:
         breaker.open = True
         breaker.failures = breaker.acks = 0
-        breaker.try_after = self._clock() + self._probe_s
+        breaker.opened_at = self._clock()
+        breaker.try_after = breaker.opened_at + self._probe_s
         if breaker is self._cluster:
             self._turn_of_broken.try_after = breaker.try_after
         self._log.warning("breaker open: events go to the outbox first", topic=topic, reason=why)

@@ -298,7 +298,7 @@ class Deliver:
                     continue
                 observe(now - pending.submitted)
                 if breakers.troubled and not pending.state & LATE:
-                    breakers.acked(pending.record.topic)
+                    breakers.acked(pending.record.topic, pending.submitted)
                 if pending.state != _DIRECT:
                     self._acked(pending)
                     continue

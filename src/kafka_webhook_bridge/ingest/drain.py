@@ -16,6 +16,7 @@ import socket
 import struct
 
 from kafka_webhook_bridge.ingest.accept import Edge
+from kafka_webhook_bridge.ingest.door import Door
 from kafka_webhook_bridge.observability import logs
 
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
@@ -49,7 +50,7 @@ def take_in(listener: socket.socket) -> None:
         listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
 
 
-async def drain(edge: Edge, server: asyncio.Server, listener: socket.socket, grace_ms: int, timeout_ms: int) -> None:
+async def drain(edge: Edge, door: Door, listener: socket.socket, grace_ms: int, timeout_ms: int) -> None:
     """Both phases; returns when every connection is closed or the time is up."""
     log = logs.get_logger("ingest")
     edge.draining = True
@@ -57,7 +58,7 @@ async def drain(edge: Edge, server: asyncio.Server, listener: socket.socket, gra
     await asyncio.sleep(grace_ms / 1000)
     if turn_away(listener):
         await asyncio.sleep(_HANDSHAKES_S)
-    server.close()
+    door.close()
     listener.close()
     edge.finish()
     while edge.connections and asyncio.get_running_loop().time() < end:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kafka_webhook_bridge.ingest.accept import Edge
+from kafka_webhook_bridge.ingest.door import Door
 from kafka_webhook_bridge.ingest.drain import drain, take_in
 from kafka_webhook_bridge.ingest.outbox import OutboxWriter
 from kafka_webhook_bridge.ingest.protocol import Connection
@@ -97,11 +98,10 @@ class IngestServer:
             )
         self._available = metrics.registry().gauge("kwb_kafka_available")
         self._background = background
-        self._server: asyncio.Server | None = None
+        self._door: Door | None = None
 
     async def start(self) -> None:
         """Begin to answer. Raises OSError when the certificate cannot be read."""
-        loop = asyncio.get_running_loop()
         context = tls_context(self._settings.ingest)
         take_in(self._listener)
         self._background.start(self._topics.run(), "topics")
@@ -114,9 +114,11 @@ class IngestServer:
         if context is not None:
             self._background.start(self._renew(context), "certificate")
         handshake: dict[str, Any] = {} if context is None else {"ssl_handshake_timeout": _TLS_HANDSHAKE_S}
-        self._server = await loop.create_server(
-            lambda: Connection(self.edge), sock=self._listener.dup(), ssl=context, **handshake
+        self._door = Door(
+            self._listener, lambda: Connection(self.edge), lambda: self.edge.connections, ssl=context, **handshake
         )
+        await self._door.open()
+        self._background.start(self._door.run(), "door")
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLD)
@@ -144,6 +146,8 @@ class IngestServer:
         if self._topics.blocked:
             names = ", ".join(sorted(self._topics.blocked)[:5])
             parts.append(health.Part("topics", "degraded", f"missing in Kafka: {names}"))
+        if self._door is not None:
+            parts += self._door.parts()
         return parts + self._truth.parts()
 
     def _lateness(self) -> str:
@@ -165,9 +169,9 @@ class IngestServer:
     async def drain(self, grace_ms: int | None = None) -> None:
         """Stop without leaving a request unanswered; returns when everything is closed. `grace_ms`: not the setting."""
         s = self._settings.ingest
-        assert self._server is not None
+        assert self._door is not None
         grace_ms = s.drain_grace_ms if grace_ms is None else grace_ms
-        await drain(self.edge, self._server, self._listener, grace_ms, s.drain_timeout_ms)
+        await drain(self.edge, self._door, self._listener, grace_ms, s.drain_timeout_ms)
         self._background.let_end()
         await self.producer.close()
         if self.outbox is not None:
