@@ -13,6 +13,7 @@ import pytest
 
 from kafka_webhook_bridge import cli
 from kafka_webhook_bridge.errors import KwbError
+from kafka_webhook_bridge.observability.metrics import PROCESS_TABLE, TABLE
 
 ROOT = Path(__file__).parents[2]
 LISTED = subprocess.run(
@@ -92,6 +93,15 @@ def test_every_kwb_command_and_option_exists(page: Path) -> None:
             options = {option for p in found[0].params for option in (*p.opts, *p.secondary_opts)} | {"--help", "-h"}
             used = {word.partition("=")[0] for word in found[1] if re.match(r"--?[a-zA-Z]", word)}
             assert used - options == set(), text
+
+
+def test_every_alarm_is_of_a_metric_that_exists() -> None:
+    rows = re.findall(r"^\| \[.+$", (ROOT / "docs/howto/alarms.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows
+    for row in rows:
+        named = {found.removesuffix("_bucket") for found in re.findall(r"\bkwb_\w+", row)}
+        assert named - TABLE.keys() - PROCESS_TABLE.keys() == set(), row
+        assert named or "/health/live" in row, row
 
 
 def test_the_readme_starts_with_the_two_commands_of_the_makefile() -> None:

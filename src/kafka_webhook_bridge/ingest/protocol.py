@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from kafka_webhook_bridge.ingest.suppress import Claim
 
 IDLE, HEAD, BODY, LINGER = range(4)
-_FRESH_S = 1.0  # a connection without a request for so long is idle
+_FRESH_S = 5.0  # in a drain, a connection without a request for so long is idle: a sender may use it until it sees
+# the end, and a request that crosses it on the way is lost; what is used more often ends with an answer
 _LINGER_S = 2.0  # how long the rest of a refused request is read and dropped
 _CHUNK_FRAME_BYTES = 16  # framing that an honest chunk may cost
 _PARTS_MAX = 256  # so many pieces of a body become one: an object each would outweigh what tiny chunks hold
