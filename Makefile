@@ -42,7 +42,7 @@ test-pythons: $(READY)  ## Run the unit tests on each Python that is supported a
 test-postgres: $(READY)  ## Run the tests of store and archive on each other PostgreSQL that is installed here
 	$(BIN)/python tools/test_postgres.py
 
-faults: $(READY)  ## Break Kafka, PostgreSQL and the bridge under load; writes docs/reports/faults.md (about half an hour)
+faults: $(READY)  ## Break Kafka, PostgreSQL and the bridge under load; writes docs/reports/faults.md (about 25 minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults --report docs/reports $(ARGS)
 
 lint: $(READY)  ## Style, types, who may import whom, file sizes, generated files

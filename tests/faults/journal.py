@@ -33,6 +33,7 @@ class Op:
     outcome: Outcome | None = None
     status: int = 0
     reason: str = ""  # why there is no status
+    code: str = ""  # of a refusal
     event_id: str = ""
     stored: str = ""
     duplicate: bool = False
@@ -101,6 +102,7 @@ def parse(lines: Iterable[bytes]) -> Iterator[Op]:
                 op.outcome = fact["op"]
                 op.status = fact.get("status", 0)
                 op.reason = fact.get("reason", "")
+                op.code = fact.get("code", "")
                 op.event_id = fact.get("event_id", "")
                 op.stored = fact.get("stored", "")
                 op.duplicate = fact.get("duplicate", False)

@@ -186,6 +186,22 @@ def two_ids_for_one_request(run: Run) -> None:
     run.seen.copies.append(dataclasses.replace(copy, event_id="x", offset=9999))
 
 
+@spoils(6)
+def more_copies_than_a_relay_died_for(run: Run) -> None:
+    for n in (1, 2):
+        run.seen.copies += [dataclasses.replace(copy, offset=copy.offset + 1000 * n) for copy in run.seen.copies[:6]]
+    run.seen.deaths = 1
+    run.expect = dataclasses.replace(run.expect, copies_max=2, rows_at_death=5)
+
+
+@spoils(6)
+def one_event_more_often_than_relays_died(run: Run) -> None:
+    copy = run.seen.copies[0]
+    run.seen.copies += [dataclasses.replace(copy, offset=1000 + n) for n in range(3)]
+    run.seen.deaths = 1
+    run.expect = dataclasses.replace(run.expect, copies_max=2, rows_at_death=5)
+
+
 @spoils(7)
 def one_id_for_two_deliveries(run: Run) -> None:
     run.seen.copies.append(
@@ -350,6 +366,34 @@ def test_what_a_scenario_allows_is_green() -> None:
     run.of("shut")[1].outcome, run.of("shut")[1].status = "info", 503
     run.expect = Expect(copies_max=2, kafka_forgets=True, resets=True, refused_max=1)
     assert run.red() == set()
+
+
+def test_each_death_of_a_relay_may_repeat_what_was_under_way() -> None:
+    run = Run()
+    run.seen.copies += [dataclasses.replace(copy, offset=copy.offset + 1000) for copy in run.seen.copies[:5]]
+    run.seen.deaths, run.expect = 1, Expect(rows_at_death=5)
+    assert run.red() == set()
+
+
+def test_an_answer_counts_from_the_first_word_of_a_bridge_that_starts() -> None:
+    run = Run()
+    op = run.of("plain")[0]
+    op.done, op.sent_s = op.sent + 3.0, 3.0
+    assert run.red() == {9}
+    run.seen.starts = [(op.sent - 1.0, op.sent + 1.0)]
+    assert run.red() == set()
+    op.done = op.sent + 3.3
+    assert run.red() == {9}
+
+
+def test_a_claim_of_the_dead_is_waited_for() -> None:
+    run = Run()
+    run.expect = Expect(resets=True)
+    op = run.of("shut")[0]
+    op.outcome, op.status, op.code = "info", 503, "deliver.under_way"
+    assert run.red() == set()
+    op.code = "deliver.timeout"
+    assert run.red() == {10}
 
 
 def test_a_quarantined_event_is_no_loss_where_the_scenario_makes_some() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import ctypes
 import mmap
 import os
@@ -35,6 +36,7 @@ from kafka_webhook_bridge.store import Store, migrate
 
 _STATUS_S = 0.5
 _PING_S = 1.0
+_FIRST_WORD_S = 1.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
@@ -58,6 +60,7 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self.store = Store(settings.store) if settings.store.url is not None else None
         self.migrated = asyncio.Event()
+        self._asked = asyncio.Event()  # once, with whatever result
         self._reason: str | None = "DATABASE_URL is not set" if self.store is None else "not connected yet"
         self._told = ""
         self._log = logs.get_logger("store")
@@ -87,7 +90,17 @@ class Database:
                 if error.message != self._told:  # once a second it would tell nothing new
                     self._told = error.message
                     self._log.error("PostgreSQL cannot be used", error=error.message, hint=error.hint)
+            self._asked.set()
             await asyncio.sleep(_PING_S)
+
+    async def first_word(self) -> None:
+        """Wait until there is a connection or a reason why not, but not long.
+
+        Whoever accepts requests before has no connection for their first claims, and takes duplicates for events.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_WORD_S):
+                await self._asked.wait()
 
     async def close(self) -> None:
         if self.store is not None:
@@ -152,6 +165,7 @@ async def _ingest(settings: Settings, control: socket.socket, listener: socket.s
     )  # fmt: skip
     if database.store is not None:
         background.start(database.watch(), "database")
+        await database.first_word()
     await server.start()
 
     well = await _serve_until_told(
