@@ -191,6 +191,8 @@ class _Pump:
             for start in range(0, len(data), size):
                 piece = data[start : start + size]
                 await self._passable()
+                if self._writer.transport.is_closing():
+                    raise ConnectionResetError
                 self._writer.write(piece)
                 await self._writer.drain()
                 proxy.passed[self._way] += len(piece)

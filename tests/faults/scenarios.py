@@ -164,7 +164,7 @@ SCENARIOS = (
         # 250 rows are claimed at once, and two such batches are under way.
         Expect(copies_max=2, rows_at_death=500, fallbacks_min=1, copies_min=1), EVENTS,
         environ={
-            "KWB_FAIL": "relay.acked:kill:6", "KWB_RELAY_STATEMENT_TIMEOUT_MS": "1000",
+            "KWB_FAIL": "relay.acked:kill:12", "KWB_RELAY_STATEMENT_TIMEOUT_MS": "1000",
             "KWB_RELAY_BATCH_RECORDS_MAX": "250",
         },
     ),
