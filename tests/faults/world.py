@@ -358,6 +358,7 @@ class World:
             self.samples.append(sample)
         if connection is not None:
             connection.terminate()
+        loop.run_until_complete(asyncio.sleep(0))  # so that transports see their end
         loop.close()
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ from bridge import Client, request
 from faults.injectors import Around, Fault
 from faults.injectors.senders import crowd
 from faults.machine import Clock, Memory, open_files_limited
-from faults.world import World
+from faults.world import World, until
 
 
 @contextlib.contextmanager
@@ -62,6 +62,11 @@ def memory_limited(bytes_max: int) -> Around:
     return lambda world: with_memory(bytes_max, world)
 
 
+def noise_passes(world: World) -> bool:
+    world.bridge.ask(request("/noise/x", b"x", login=""))
+    return not world.totals().get("kwb_breaker_open", 0)
+
+
 def memory_pressure(count: int, body_bytes: int) -> Fault:
     """Many large bodies at once, while Kafka stands still and takes none of them off."""
 
@@ -80,6 +85,7 @@ def memory_pressure(count: int, body_bytes: int) -> Fault:
                 client.socket.settimeout(30)
                 with contextlib.suppress(OSError, AssertionError):
                     statuses.append(client.answer().status)
+        until(lambda: noise_passes(world), "its breaker is closed")  # nobody else sends to that topic
         world.notes.append(f"{statuses.count(200)} large bodies taken, {statuses.count(503)} refused with 503")
         if memory.kills or processes[1:2] != world.bridge.children("ingest"):
             world.problems.append(f"the kernel ended {memory.kills} processes, or one ended itself")
