@@ -136,3 +136,29 @@ def test_an_open_breaker_without_traffic_is_no_news(breakers: Breakers, clock: C
     clock.now += 10.1
     assert not breakers.failing
     assert breakers.cluster_open
+
+
+def test_what_nobody_asks_for_a_minute_closes(breakers: Breakers, clock: Clock) -> None:
+    for _ in range(3):
+        breakers.failed("quiet")
+    clock.now += 59
+    breakers.kafka_first("busy")
+    breakers.close_idle()
+    assert gauge() == 2
+    clock.now += 2
+    breakers.close_idle()
+    assert gauge() == 1  # the cluster's: a record of another topic asked for it
+    clock.now += 61
+    breakers.close_idle()
+    assert gauge() == 0
+    assert breakers.kafka_first("quiet")
+
+
+def test_a_lost_connection_is_no_silence(breakers: Breakers, clock: Clock) -> None:
+    breakers.lost()
+    clock.now += 3600
+    breakers.close_idle()
+    assert breakers.cluster_open
+    breakers.found()
+    breakers.close_idle()
+    assert not breakers.cluster_open

@@ -15,18 +15,20 @@ from collections.abc import Callable
 from kafka_webhook_bridge.observability import logs, metrics
 
 _LATELY_S = 10.0
+_IDLE_S = 60.0  # nothing came for so long: the next record finds out
 
 
 class Breaker:
     """The cluster's or one topic's. `try_after` is the time in seconds from which the next record may try Kafka."""
 
-    __slots__ = ("acks", "failures", "open", "opened_at", "try_after")
+    __slots__ = ("acks", "asked_at", "failures", "open", "opened_at", "try_after")
 
     def __init__(self) -> None:
         self.open = False
         self.failures = 0  # in a row, while closed
         self.acks = 0  # in a row, while open
         self.opened_at = 0.0
+        self.asked_at = 0.0  # the last record that came while it was open
         self.try_after = 0.0
 
 
@@ -50,6 +52,7 @@ class Breakers:
         # for itself would take every turn of those that are well.
         self._turn_of_broken = Breaker()
         self._failed_at = -math.inf
+        self._lost = False
         self._gauge = metrics.registry().gauge("kwb_breaker_open")
         self._log = logs.get_logger("ingest")
 
@@ -73,6 +76,9 @@ class Breakers:
         else:
             return True
         now = self._clock()
+        self._cluster.asked_at = now
+        if own is not None:
+            own.asked_at = now
         if now < turn.try_after:
             return False
         turn.try_after = now + self._probe_s
@@ -99,14 +105,32 @@ class Breakers:
 
     def lost(self) -> None:
         """No broker can be reached."""
+        self._lost = True
         if not self._cluster.open:
             self._open(self._cluster, None, "the connection is lost")
         self._look()
 
     def found(self) -> None:
         """A broker can be reached again: the next record tries it."""
+        self._lost = False
         for breaker in (self._cluster, self._turn_of_broken, *self._topics.values()):
             breaker.try_after = 0.0
+
+    def close_idle(self) -> None:
+        """Close what nothing asked for a minute: a source that fell silent would leave its alarm on for ever."""
+        before = self._clock() - _IDLE_S
+        idle: list[tuple[str | None, Breaker]] = [
+            (topic, own) for topic, own in self._topics.items() if own.open and own.asked_at < before
+        ]
+        if self._cluster.open and self._cluster.asked_at < before and not self._lost:
+            idle.append((None, self._cluster))
+        for topic, breaker in idle:
+            breaker.open = False
+            if topic is not None:
+                del self._topics[topic]
+            self._log.info("breaker closed: nothing came for a minute", topic=topic)
+        if idle:
+            self._look()
 
     def _succeeded(self, breaker: Breaker, topic: str | None, sent_at: float) -> bool:
         """Whether the breaker is closed now. Of what was sent before it opened the last reports are just coming in."""
@@ -122,6 +146,7 @@ class Breakers:
     def _failed(self, breaker: Breaker, topic: str | None) -> None:
         breaker.acks = 0
         if breaker.open:
+            breaker.asked_at = self._clock()
             return
         breaker.failures += 1
         if breaker.failures >= self._failures_max:
@@ -130,7 +155,7 @@ class Breakers:
     def _open(self, breaker: Breaker, topic: str | None, why: str) -> None:
         breaker.open = True
         breaker.failures = breaker.acks = 0
-        breaker.opened_at = self._clock()
+        breaker.opened_at = breaker.asked_at = self._clock()
         breaker.try_after = breaker.opened_at + self._probe_s
         if breaker is self._cluster:
             self._turn_of_broken.try_after = breaker.try_after

@@ -416,6 +416,8 @@ class Deliver:
     def _sweep(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)  # first: a fault below ends nothing
         now = self._clock()
+        if self.breakers.any_open:
+            self.breakers.close_idle()
         for pending in self._first.over(now):
             self._guarded(self._kafka_is_late, pending)
         for pending in self._last.over(now):
