@@ -14,7 +14,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -35,8 +34,9 @@ import results
 from kafka_webhook_bridge import formats
 from kafka_webhook_bridge.event import Event, Request
 from kafka_webhook_bridge.sources.source import Source, named
-from kafka_webhook_bridge.stack import Postgres, Stack
+from kafka_webhook_bridge.stack import Stack
 from processes import cpu_seconds, resident
+from servers import POSTGRES_OPTIONS, embedded_stack
 from topics import Cluster, Topics
 
 BODY_BYTES = 1024
@@ -49,9 +49,6 @@ HEADERS = (
     (b"X-Shop-Triggered", b"2026-01-01T00:00:00Z"),
     (b"X-Shop-Test", b"false"),
 )  # fmt: skip
-# As a server that holds an archive is run. With its own defaults (1 GB, 128 MB) PostgreSQL makes a checkpoint every few
-# seconds under this load, and writes every page of the JSON index in full after each.
-POSTGRES_OPTIONS = {"max_wal_size": "8GB", "shared_buffers": "1GB"}
 START_TIMEOUT_S = 60.0
 STALL_S = 60.0
 console = Console(stderr=True)
@@ -236,37 +233,18 @@ def main() -> None:
     profile = Profile(base.name, events, min(base.step, max(1, events // 4)), args.runs or base.runs)
     machine = results.machine()
     runs: dict[str, list[dict[str, Any]]] = {case: [] for case in args.cases.split(",")}
-    with tempfile.TemporaryDirectory(prefix="kwb-bench-", dir="/var/tmp") as folder:  # /tmp may be memory
-        Path(folder).chmod(0o711)
-        stack = Stack(Path(folder) / "stack")
-        stack.postgres = Postgres(stack.postgres.folder, options=POSTGRES_OPTIONS)
-        console.print("starting Kafka and PostgreSQL")
-        stack.start()
-        try:
-            cluster = Cluster(stack.kafka.bootstrap, stack.kafka.username, stack.kafka.password)
-            for turn in range(profile.runs):
-                for case, found in runs.items():
-                    found.append(measure(stack, cluster, case, turn, profile))
-        finally:
-            stack.destroy()
-    path = results.write(
-        profile.name,
-        {
-            **results.commit(),
-            "machine": machine,
-            "load": {
-                "body_bytes": BODY_BYTES,
-                "request_headers": len(HEADERS),
-                "partitions": 6,
-                "events": events,
-                "postgresql": POSTGRES_OPTIONS,
-            },
-            "summary": {
-                case: results.spread([run["events_per_second"] for run in found]) for case, found in runs.items()
-            },
-            "runs": runs,
-        },
-    )
+    with embedded_stack(POSTGRES_OPTIONS) as (stack, cluster):
+        for turn in range(profile.runs):
+            for case, found in runs.items():
+                found.append(measure(stack, cluster, case, turn, profile))
+    load = {
+        "body_bytes": BODY_BYTES,
+        "request_headers": len(HEADERS),
+        "partitions": 6,
+        "events": events,
+        "postgresql": POSTGRES_OPTIONS,
+    }
+    path = results.write_runs(profile.name, machine, load, runs)
     show(runs)
     console.print(f"written: {path.relative_to(results.ROOT)}")
 

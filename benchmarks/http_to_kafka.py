@@ -12,10 +12,8 @@ import argparse
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,10 @@ from rich.table import Table
 
 import openloop
 import results
-from kafka_webhook_bridge.stack import Kafka, Postgres, Stack
 from processes import cpu_seconds
+from servers import embedded_stack
 from systems import Bridge, GoFranz, Running, System, running
-from topics import Cluster, Topics
+from topics import Topics
 
 RATES = (500, 2_000, 12_000)
 IDLE_CONNECTIONS = 1_000
@@ -197,23 +195,6 @@ def _idle_mib(found: dict[str, Any]) -> float:
     return float(found["rss_mib"][f"idle_{IDLE_CONNECTIONS}_connections"]["median"])
 
 
-@contextmanager
-def embedded_stack(postgres_options: Mapping[str, str] | None = None) -> Iterator[tuple[Stack, Cluster]]:
-    """Fresh servers on free ports, on a disk, and the cluster as clients see it."""
-    with tempfile.TemporaryDirectory(prefix="kwb-bench-", dir="/var/tmp") as name:  # /tmp may be memory
-        Path(name).chmod(0o711)
-        stack = Stack(Path(name) / "stack")
-        stack.kafka = Kafka(stack.kafka.folder, jvm=JVM, heap_bytes=1024 * 1024**2)
-        if postgres_options:
-            stack.postgres = Postgres(stack.postgres.folder, options=postgres_options)
-        console.print("starting Kafka and PostgreSQL")
-        stack.start()
-        try:
-            yield stack, Cluster(stack.kafka.bootstrap, stack.kafka.username, stack.kafka.password)
-        finally:
-            stack.destroy()
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="one round, short runs, at most three minutes")
@@ -234,7 +215,7 @@ def main() -> None:
         sys.exit(f"NOT RUN: {error}")
     machine, not_run = results.machine(), {}
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    with embedded_stack() as (stack, cluster):
+    with embedded_stack(jvm=JVM) as (stack, cluster):
         contestants: list[System] = []
         for system in (Bridge(stack.environ()), GoFranz("2ms"), GoFranz("0s")):
             if system.name not in wanted:

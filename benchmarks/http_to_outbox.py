@@ -29,10 +29,11 @@ from rich.table import Table
 
 import openloop
 import results
-from archive import POSTGRES_OPTIONS, STALL_S, run_sql
-from http_to_kafka import Account, Profile, embedded_stack, highest_rate, summarise
+from archive import STALL_S, run_sql
+from http_to_kafka import JVM, Account, Profile, highest_rate, summarise
 from kafka_webhook_bridge.stack import Stack
 from processes import cpu_seconds
+from servers import POSTGRES_OPTIONS, embedded_stack
 from systems import Bridge, Running, running
 from topics import PARTITIONS, Cluster, Topics
 
@@ -251,7 +252,7 @@ def main() -> None:
         sys.exit(f"NOT RUN: {error}")
     machine = results.machine()
     rounds: list[dict[str, Any]] = []
-    with embedded_stack(POSTGRES_OPTIONS) as (stack, cluster):
+    with embedded_stack(POSTGRES_OPTIONS, jvm=JVM) as (stack, cluster):
         for turn in range(profile.runs):
             console.print(f"round {turn + 1}")
             start = int(rounds[-1]["highest"]["rate"]) if rounds else START_RATE

@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -26,15 +24,16 @@ from rich.table import Table
 from uuid_utils import uuid7
 
 import results
-from archive import BODY_BYTES, HEADERS, POSTGRES_OPTIONS, STALL_S, body, run_sql, source, worker
+from archive import BODY_BYTES, HEADERS, STALL_S, body, run_sql, source, worker
 from kafka_webhook_bridge import formats, ids
 from kafka_webhook_bridge.event import Event, Record, Request
 from kafka_webhook_bridge.formats.packed import pack_headers
 from kafka_webhook_bridge.formats.rows import COLUMNS, EventRow, RowMaker
 from kafka_webhook_bridge.settings import load_settings
-from kafka_webhook_bridge.stack import Postgres, Stack
+from kafka_webhook_bridge.stack import Stack
 from kafka_webhook_bridge.store import Store, migrate
 from processes import cpu_seconds, resident
+from servers import POSTGRES_OPTIONS, embedded_stack
 from topics import PARTITIONS, Cluster, Topics
 
 MODES = {"flush": "an acknowledged record is on disk", "plain": "an acknowledged record is in memory"}
@@ -183,37 +182,18 @@ def main() -> None:
     profile = Profile(base.name, args.events or base.events, args.runs or base.runs)
     machine = results.machine()
     runs: dict[str, list[dict[str, Any]]] = {mode: [] for mode in args.modes.split(",")}
-    with tempfile.TemporaryDirectory(prefix="kwb-bench-", dir="/var/tmp") as folder:  # /tmp may be memory
-        Path(folder).chmod(0o711)
-        stack = Stack(Path(folder) / "stack")
-        stack.postgres = Postgres(stack.postgres.folder, options=POSTGRES_OPTIONS)
-        console.print("starting Kafka and PostgreSQL")
-        stack.start()
-        try:
-            cluster = Cluster(stack.kafka.bootstrap, stack.kafka.username, stack.kafka.password)
-            for turn in range(profile.runs):
-                for mode, found in runs.items():
-                    found.append(measure(stack, cluster, mode, turn, profile))
-        finally:
-            stack.destroy()
-    path = results.write(
-        profile.name,
-        {
-            **results.commit(),
-            "machine": machine,
-            "load": {
-                "body_bytes": BODY_BYTES,
-                "request_headers": len(HEADERS),
-                "partitions": PARTITIONS,
-                "events": profile.events,
-                "postgresql": POSTGRES_OPTIONS,
-            },
-            "summary": {
-                mode: results.spread([run["events_per_second"] for run in found]) for mode, found in runs.items()
-            },
-            "runs": runs,
-        },
-    )
+    with embedded_stack(POSTGRES_OPTIONS) as (stack, cluster):
+        for turn in range(profile.runs):
+            for mode, found in runs.items():
+                found.append(measure(stack, cluster, mode, turn, profile))
+    load = {
+        "body_bytes": BODY_BYTES,
+        "request_headers": len(HEADERS),
+        "partitions": PARTITIONS,
+        "events": profile.events,
+        "postgresql": POSTGRES_OPTIONS,
+    }
+    path = results.write_runs(profile.name, machine, load, runs)
     show(runs)
     console.print(f"written: {path.relative_to(results.ROOT)}")
 

@@ -14,7 +14,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -27,14 +26,15 @@ from rich.table import Table
 from uuid_utils import uuid7
 
 import results
-from archive import HEADERS, POSTGRES_OPTIONS, body, run_sql, source
+from archive import HEADERS, body, run_sql, source
 from kafka_webhook_bridge import formats
 from kafka_webhook_bridge.event import Event, Request
 from kafka_webhook_bridge.formats.rows import EventRow, RowMaker
 from kafka_webhook_bridge.settings import StoreSettings
-from kafka_webhook_bridge.stack import Postgres, Stack
+from kafka_webhook_bridge.stack import Stack
 from kafka_webhook_bridge.store import Store, migrate
 from kafka_webhook_bridge.store.archive import write
+from servers import POSTGRES_OPTIONS, embedded_stack
 from topics import PARTITIONS, Cluster, Topics
 
 CASES = {
@@ -144,34 +144,15 @@ def main() -> None:
     turns = 1 if args.quick else args.runs
     machine = results.machine()
     runs: dict[str, list[dict[str, Any]]] = {case: [] for case in args.cases.split(",")}
-    with tempfile.TemporaryDirectory(prefix="kwb-bench-", dir="/var/tmp") as folder:  # /tmp may be memory
-        Path(folder).chmod(0o711)
-        stack = Stack(Path(folder) / "stack")
-        stack.postgres = Postgres(stack.postgres.folder, options=POSTGRES_OPTIONS)
-        console.print("starting Kafka and PostgreSQL")
-        stack.start()
-        try:
-            cluster = Cluster(stack.kafka.bootstrap, stack.kafka.username, stack.kafka.password)
-            console.print(f"archiving {events:,} events")
-            uvloop.run(fill(stack.postgres.url, "bench-lost", events))
-            for turn in range(turns):
-                for case, found in runs.items():
-                    found.append(measure(stack, cluster, stack.postgres.url, case, turn, events))
-                    console.print(f"{case}: {found[-1]['events_per_second']:,}/s")
-        finally:
-            stack.destroy()
-    path = results.write(
-        "replay-quick" if args.quick else "replay",
-        {
-            **results.commit(),
-            "machine": machine,
-            "load": {"request_headers": len(HEADERS), "partitions": PARTITIONS, "events": events},
-            "summary": {
-                case: results.spread([run["events_per_second"] for run in found]) for case, found in runs.items()
-            },
-            "runs": runs,
-        },
-    )
+    with embedded_stack(POSTGRES_OPTIONS) as (stack, cluster):
+        console.print(f"archiving {events:,} events")
+        uvloop.run(fill(stack.postgres.url, "bench-lost", events))
+        for turn in range(turns):
+            for case, found in runs.items():
+                found.append(measure(stack, cluster, stack.postgres.url, case, turn, events))
+                console.print(f"{case}: {found[-1]['events_per_second']:,}/s")
+    load = {"request_headers": len(HEADERS), "partitions": PARTITIONS, "events": events}
+    path = results.write_runs("replay-quick" if args.quick else "replay", machine, load, runs)
     show(runs)
     console.print(f"written: {path.relative_to(results.ROOT)}")
 

@@ -72,3 +72,9 @@ def _first_value(path: str, key: str) -> str:
         if name.strip() == key:
             return value.strip()
     return ""
+
+
+def write_runs(name: str, machine: dict[str, Any], load: dict[str, Any], runs: dict[str, list[dict[str, Any]]]) -> Path:
+    """The file of a benchmark whose runs have `events_per_second`: the summary is its spread. Returns the path."""
+    summary = {case: spread([run["events_per_second"] for run in found]) for case, found in runs.items()}
+    return write(name, {**commit(), "machine": machine, "load": load, "summary": summary, "runs": runs})

@@ -27,7 +27,7 @@ from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import record_bytes_limit
 from kafka_webhook_bridge.kafka.consumer import Batch, Place, RecordReader
 from kafka_webhook_bridge.observability import logs, metrics
-from kafka_webhook_bridge.observability.background import pause
+from kafka_webhook_bridge.observability.background import pause, until
 from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.store import Store, archive
@@ -115,18 +115,10 @@ class Archiver:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, whatever is away meanwhile. Then what came last is archived, within seconds."""
         self._show_lag(math.nan)  # unknown until someone has looked
-        work = asyncio.create_task(self._beside(self._work(stop), self._watch_lag()))
-        stopping = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({work}, timeout=_STOP_S)
+            await until(stop, self._beside(self._work(stop), self._watch_lag()), _STOP_S)
         finally:
-            stopping.cancel()
-            work.cancel()
-            await asyncio.wait({work})
             self._threads.shutdown(wait=False, cancel_futures=True)
-        if not work.cancelled():
-            work.result()
 
     async def _work(self, stop: asyncio.Event) -> None:
         while self._migrated is not None and not self._migrated.is_set() and not stop.is_set():

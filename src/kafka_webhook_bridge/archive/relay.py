@@ -27,7 +27,7 @@ from kafka_webhook_bridge.kafka.admin import Admin, TopicInfo
 from kafka_webhook_bridge.kafka.errors import blame, reason_of
 from kafka_webhook_bridge.kafka.producer import NotTaken, Outcome, Producer, QueueFull
 from kafka_webhook_bridge.observability import logs, metrics
-from kafka_webhook_bridge.observability.background import pause
+from kafka_webhook_bridge.observability.background import pause, until
 from kafka_webhook_bridge.observability.failpoints import failpoint
 from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.sources.table import SourceTable
@@ -137,17 +137,10 @@ class Relay:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`, whatever is away meanwhile; then what is under way gets a moment."""
-        work, stopping = asyncio.create_task(self._work(stop)), asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({work}, timeout=_STOP_S)
+            await until(stop, self._work(stop), _STOP_S)
         finally:
-            stopping.cancel()
-            work.cancel()
-            await asyncio.wait({work})
             self._threads.shutdown(wait=False, cancel_futures=True)
-        if not work.cancelled():
-            work.result()
 
     async def _work(self, stop: asyncio.Event) -> None:
         while self._migrated is not None and not self._migrated.is_set() and not stop.is_set():

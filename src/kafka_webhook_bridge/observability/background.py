@@ -55,6 +55,20 @@ class Background:
             task.cancel()
 
 
+async def until(stop: asyncio.Event, work: Coroutine[Any, Any, None], last_s: float) -> None:
+    """Run `work` to its end; after `stop` for at most `last_s` seconds more. Its error is raised."""
+    task, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task}, timeout=last_s)
+    finally:
+        stopping.cancel()
+        task.cancel()
+        await asyncio.wait({task})
+    if not task.cancelled():
+        task.result()
+
+
 async def pause(stop: asyncio.Event, seconds: float) -> None:
     """So long, or until `stop`. Not by wait_for: before Python 3.12 it may lose a cancellation."""
     with contextlib.suppress(TimeoutError):
