@@ -9,6 +9,7 @@ import signal
 import traceback
 from collections.abc import Iterator
 
+import asyncpg
 import pytest
 from events_data import store_settings, with_store
 
@@ -16,6 +17,7 @@ from kafka_webhook_bridge.errors import ConfigError, KwbError, StoreError
 from kafka_webhook_bridge.settings import StoreSettings
 from kafka_webhook_bridge.stack import Stack
 from kafka_webhook_bridge.store import Store
+from kafka_webhook_bridge.store.pool import is_open
 
 GUARD_S = 60  # far above every time limit here: reached only by a wait without end
 
@@ -206,6 +208,28 @@ def test_a_cancellation_while_a_connection_is_given_back_is_not_lost(database: s
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
+            await store.ping()
+
+    asyncio.run(asyncio.wait_for(run(), GUARD_S))
+
+
+def test_a_connection_that_the_server_ended_may_be_cut_once_more(stack: Stack, database: str) -> None:
+    """The pool takes such a one back by itself; a late statement that wants to cut it then has nothing to cut."""
+
+    async def wait_too_long(store: Store) -> None:
+        async with store.connection("waiting too long", timeout_ms=3_000) as connection:
+            pid = await connection.fetchval("SELECT pg_backend_pid()")
+            other = await asyncpg.connect(stack.postgres.admin_url)
+            await other.execute("SELECT pg_terminate_backend($1)", pid)
+            await other.close()
+            while is_open(connection):
+                await asyncio.sleep(0.01)
+            await asyncio.Event().wait()
+
+    async def run() -> None:
+        async with Store(store_settings(database)) as store:
+            with pytest.raises(StoreError, match="no answer in time"):
+                await wait_too_long(store)
             await store.ping()
 
     asyncio.run(asyncio.wait_for(run(), GUARD_S))

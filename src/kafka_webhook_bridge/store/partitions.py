@@ -125,7 +125,8 @@ async def _locked(store: Store, doing: str, work: Callable[[Connection], Awaitab
                 return
             except (asyncpg.DuplicateTableError, asyncpg.UndefinedTableError):
                 return  # another process was faster
-            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            # InternalServerError: the partition was dropped while this transaction looked it up.
+            except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.InternalServerError):
                 if attempt == LOCK_TRIES:
                     raise
         await asyncio.sleep(_RETRY_WAIT_S)

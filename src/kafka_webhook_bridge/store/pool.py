@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -113,11 +114,11 @@ class Store:
                 yield acquired
         except FAILURES as failure:
             if acquired is not None and isinstance(failure, TimeoutError):
-                acquired.terminate()
+                _cut(acquired)
             raise translate(doing, failure) from failure
         except asyncio.CancelledError:
             if acquired is not None:
-                acquired.terminate()
+                _cut(acquired)
             raise
         finally:
             if acquired is not None:
@@ -137,11 +138,17 @@ class Store:
         """Cut a connection that was held, whatever it is doing. Waits for nothing."""
         if not is_open(connection):
             return
-        connection.terminate()
+        _cut(connection)
         if self._pool is not None:
             task = asyncio.ensure_future(_release(self._pool, connection))
             self._dropping.add(task)
             task.add_done_callback(self._dropping.discard)
+
+
+def _cut(connection: Any) -> None:
+    """End a connection at once. One that the server ended has been taken back by the pool already."""
+    with contextlib.suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 def is_open(connection: Connection) -> bool:
@@ -168,9 +175,9 @@ async def _release(pool: asyncpg.Pool[asyncpg.Record], connection: Any) -> None:
     try:
         await asyncio.shield(releasing)
     except FAILURES:
-        connection.terminate()
+        _cut(connection)
     except asyncio.CancelledError:
-        connection.terminate()
+        _cut(connection)
         releasing.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, so not logged
         raise
 
