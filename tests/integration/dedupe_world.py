@@ -119,7 +119,8 @@ def claimed(database: str, source: str, delivery_id: str) -> tuple[str, str | No
     return (found[0][0], found[0][1]) if found else None
 
 
-def end_lease(database: str, source: str, delivery_id: str) -> None:
-    """As if the lease of a pending delivery had passed."""
+def set_lease(database: str, source: str, delivery_id: str, hours: int) -> None:
+    """As if the lease of a pending delivery were far from its end, or (0) had passed."""
     key = bytes.fromhex(key_of(source, delivery_id.encode()))
-    rows(database, "UPDATE deliveries SET lease_until = now() WHERE dedupe_key = $1 AND stored IS NULL", key)
+    until = "UPDATE deliveries SET lease_until = now() + make_interval(hours => $2) WHERE dedupe_key = $1"
+    rows(database, until + " AND stored IS NULL", key, hours)
