@@ -131,6 +131,8 @@ def modes(stack: Stack, folder: Path, topic: str, database: str) -> Iterator[Ser
     with bridging(stack, folder, database, config, ready_for="/both") as server:
         for name in ("any", "kafka"):
             eventually(lambda name=name: server.ask(request(f"/{name}")).json.get("stored") == "kafka", name)
+        made = {f"{topic}-{name}" for name in names}
+        eventually(lambda: made <= {line["topic"] for line in server.said("topic made")}, "every topic is there")
         rows(database, "DELETE FROM outbox")
         yield server
 
