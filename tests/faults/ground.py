@@ -66,9 +66,10 @@ class Ground:
 
     def start(self) -> Ground:
         make_folder(self.folder, to_pass=True)
-        together([self.kafka.start, self.postgres.start])
+        # First, because whoever asks the broker whether it is ready is sent to its advertised address.
         self.to_kafka.start()
         self.to_postgres.start()
+        together([self.kafka.start, self.postgres.start])
         return self
 
     def destroy(self) -> None:
