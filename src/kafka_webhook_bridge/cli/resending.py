@@ -139,7 +139,8 @@ async def work(settings: Settings, store: Store, replay_id: uuid.UUID, rate: flo
     try:
         progress = await kind(settings, store, one, rate=rate, stop=stop, tell=shown.tell).run()
     except KwbError as error:
-        error.hint = f"{error.hint} Then go on: {resume}".strip()
+        if one.state != "done":
+            error.hint = f"{error.hint} Then go on: {resume}".strip()
         raise
     finally:
         shown.end()

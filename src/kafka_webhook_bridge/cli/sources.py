@@ -18,6 +18,13 @@ _METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS", "HEAD")  # which
 _BODILESS = {"GET", "HEAD", "OPTIONS"}
 _TRIAL_BODY = '{"hello":"kafka"}'
 
+_ACKS = {
+    "any": "when Kafka or PostgreSQL has it",
+    "kafka": "when Kafka has it",
+    "store": "when PostgreSQL has it",
+    "both": "when Kafka and PostgreSQL have it",
+}
+
 
 def register(app: typer.Typer) -> None:
     """`kwb sources [list]`, `kwb sources show NAME`."""
@@ -89,6 +96,8 @@ def show_source(name: str, out: Output) -> None:
             ("largest body", _size(facts["body_bytes_max"])),
             ("format", facts["format"]),
             ("partition key", facts["key"]),
+            ("answers 2xx", _ACKS[facts["ack"]]),
+            ("order", "kept" if facts["ordering"] == "strict" else "not kept"),
             ("delivery id", facts["delivery_id"]),
             ("duplicates", _duplicates(facts)),
             ("compressed bodies", compressed),
