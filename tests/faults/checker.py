@@ -106,6 +106,7 @@ class Expect:
     rows_at_death: int = 0  # at each death of a relay so many rows may be sent once more
     refused_max: int | None = 0  # of these, answered 5xx
     resets: bool = False  # an ingest process is killed: what was inside ends as reset
+    answer_s_max: float = ANSWER_S_MAX  # from a request's first byte
     kafka_forgets: bool = False  # a topic is deleted or a log lost: the archive alone decides what is lost
     quarantine: bool = False  # rows may stay in the outbox in state quarantined
     blocked: bool = False  # rows may stay in the outbox in state blocked
@@ -348,7 +349,7 @@ class Judge:
         for op in self.ops:
             if op.outcome is None or op.reason in ("timeout", "the run ended"):
                 yield f"{op.id}: never answered"
-            elif op.status and self._answer_s(op) > ANSWER_S_MAX:
+            elif op.status and self._answer_s(op) > self.expect.answer_s_max:
                 yield f"{op.id}: answered {op.status} after {self._answer_s(op):.2f} s"
         facts = self.facts()
         for name, found_s, limit_s in (

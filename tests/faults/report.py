@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from faults.checker import percentile
+from faults.checker import ANSWER_S_MAX, percentile
 from faults.mutations import Mutation
 from faults.runner import Result
 from faults.scenarios import MATRIX, NOT_BUILT
@@ -67,7 +67,15 @@ def _page(results: Sequence[Result], mutations: Sequence[tuple[Mutation, Result]
         "503, *reset* the requests inside a process that was killed. Latency counts from the moment a request was "
         "due, over all answers to requests sent while the fault lasted; *slowest* from a request's first byte, over "
         "the whole run. *Recovery* is from the end of the last fault until the bridge is ready, its breakers are "
-        "closed and the outbox holds nothing of the time before."
+        "closed and the outbox holds nothing of the time before. Nothing may be lost, altered, invented or written "
+        "more often than the fault allows; every request must be answered within "
+        f"{ANSWER_S_MAX} s"
+        + "".join(
+            f" ({scenario.expect.answer_s_max} s in {scenario.name}, where a killed process is made anew meanwhile)"
+            for scenario in (result.scenario for result in ran)
+            if scenario.expect.answer_s_max != ANSWER_S_MAX
+        )
+        + "."
     )
     yield ""
     red = [result for result in ran if not result.good]

@@ -71,6 +71,19 @@ def test_two_relays_share_the_work_and_send_nothing_twice(world: RelayWorld) -> 
     run(test())
 
 
+def test_no_more_is_claimed_than_the_producer_has_room_for(world: RelayWorld) -> None:
+    async def test() -> None:
+        await world.migrate()
+        sent = await world.put(*(world.event() for _ in range(300)))
+        full = count("kwb_relay_failures_total", error="_QUEUE_FULL")
+        async with world.relaying(KWB_KAFKA_QUEUE_RECORDS_MAX="10"):
+            await world.empty()
+        assert count("kwb_relay_failures_total", error="_QUEUE_FULL") == full
+        assert sorted(await world.ids_in()) == sorted(sent)
+
+    run(test())
+
+
 def test_rows_that_somebody_locks_hold_nobody_up(world: RelayWorld) -> None:
     async def test() -> None:
         await world.migrate()

@@ -110,6 +110,10 @@ class Relay:
         """`died(name, error)` as for the producer; `migrated` as for the archiver."""
         self._settings = settings
         self._limits = settings.relay
+        # The batches under way must find room in the producer's queue together.
+        self._batch_records_max = min(
+            settings.relay.batch_records_max, max(1, settings.kafka.queue_records_max // _BATCHES)
+        )
         # Longer than all that it is for: what one relay sends, another must not send too (rules.md 2).
         self._lease_s = _LEASE_MARGIN_S + (
             (settings.kafka.delivery_timeout_ms + settings.relay.statement_timeout_ms) / 1000
@@ -167,14 +171,14 @@ class Relay:
     # ── claim and send ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _claiming(self, stop: asyncio.Event) -> None:
-        loop, limits = asyncio.get_running_loop(), self._limits
+        loop, limits, records_max = asyncio.get_running_loop(), self._limits, self._batch_records_max
         wait_s = 0.0
         while not stop.is_set():
-            room = min(limits.batch_records_max, _BATCHES * limits.batch_records_max - self._rows)
+            room = min(records_max, _BATCHES * records_max - self._rows)
             if self._unsettled or not self._producer.available:
                 await pause(stop, _AWAY_S)
                 continue
-            if self._rows and 2 * room < limits.batch_records_max:
+            if self._rows and 2 * room < records_max:
                 self._settled_some.clear()
                 await _first(self._settled_some.wait(), stop.wait())
                 continue
@@ -247,7 +251,8 @@ class Relay:
             self._producer.send(
                 unpack(str(row.event_id), row.topic, row.key, row.value, row.headers), _Sent(held, topic, alone)
             )
-        except QueueFull:
+        except QueueFull:  # by bytes
+            metrics.registry().counter("kwb_relay_failures_total", error="_QUEUE_FULL").add()
             self._todo.failed[row.event_id] = "_QUEUE_FULL"
         except NotTaken as refused:  # alone, because nobody else was asked about it
             self._judge(topic, held, str(refused), alone=True)

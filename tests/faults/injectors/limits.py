@@ -24,11 +24,11 @@ def with_clock(world: World) -> Iterator[None]:
 
 def clock_jumps(world: World) -> None:
     assert world.clock is not None
-    for offset in ("+2h", "-2h", "+1d", "-1d"):
-        with world.fault(f"the clock jumps {offset}"):
-            world.clock.set(offset)
+    for name, offset_s in (("+2 h", 7200), ("-2 h", -7200), ("+1 d", 86_400), ("-1 d", -86_400)):
+        with world.fault(f"the clock jumps {name}"):
+            world.clock.set(offset_s)
             world.last(4)
-            world.clock.set("+0")
+            world.clock.set(0)
         world.last(1)
 
 
