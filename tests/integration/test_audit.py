@@ -26,7 +26,7 @@ from confluent_kafka.admin import AdminClient
 
 from bridge import Message, consume
 from databases import empty_database
-from kafka_webhook_bridge.cli import main
+from kafka_webhook_bridge.cli import beat, main
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.receipts import ReceiptsFile
 from kafka_webhook_bridge.stack import Bridge, Stack
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.integration
 WAIT_S = 60.0
 SOURCES = (
     "sound", "rows", "foreign", "bodies", "dropped", "forged", "refused", "cut", "killed", "copies", "outbox",
-    "wrapped", "counted", "gone", "process", "busy",
+    "wrapped", "counted", "gone", "process", "busy", "watched",
 )  # fmt: skip
 RUN = secrets.token_hex(4)
 YAML = "sources:\n" + "".join(f"  {name}: {{topic: {name}-{RUN}}}\n" for name in SOURCES if name != "wrapped")
@@ -379,7 +379,22 @@ def test_a_topic_that_is_gone_leaves_the_archive(site: Site) -> None:
     admin = AdminClient(client_config(site.stack.kafka.settings))
     admin.delete_topics([topic_of("gone")])[topic_of("gone")].result(WAIT_S)
     site.until(lambda: topic_of("gone") not in admin.list_topics(timeout=WAIT_S).topics)
-    assert site.audit(file, code=0, options=())["fates"] == {"before_log_start": 5}
+    for found in (site.audit(file, code=0, options=()), site.audit(code=0, options=("--source", "gone"))):
+        assert found["fates"] == {"before_log_start": 5}
+        assert found["topics_gone"] == {topic_of("gone"): 5}
+    people = site.kwb("audit", "--source", "gone")
+    assert f"The topic {topic_of('gone')} is gone: 5 events of it in PostgreSQL alone." in people.stderr
+    assert f"kwb rebuild {topic_of('gone')}" in people.stderr
+    assert "Nothing is lost, but 5 events of 5 are in PostgreSQL alone" in people.stdout
+    assert "before_log_start" in people.stdout
+
+
+def test_where_nobody_watches_a_line_tells_how_far_it_is(site: Site) -> None:
+    site.send("watched", 5)
+    with mock.patch.object(beat, "EVERY_S", 0.0):
+        assert "reading Kafka: 100%" in site.kwb("audit", "--source", "watched", "--wait").stderr
+        quiet = site.kwb("audit", "--source", "watched", "--wait", "--json")
+    assert (quiet.stderr, json.loads(quiet.stdout)["sound"]) == ("", True)
 
 
 # ---- receipts that are not whole -------------------------------------------------------------------------------------
