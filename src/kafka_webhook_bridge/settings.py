@@ -82,7 +82,7 @@ class BridgeSettings:
     domain_name: str = setting("", "Domain of this installation, for links and snippets.", env="DOMAIN_NAME")
     open_rule: bool | None = setting(
         None,
-        "Accept any source name with the Basic credentials. Unset: where `own_broker` is true and there is no file.",
+        "Accept any source name with the Basic credentials. Unset: where there is no file and the broker is its own.",
     )
     own_broker: bool = setting(False, "Kafka serves this bridge alone, as the one of `make up` does.")
     topic_prefix: str = setting("", "Put before the topic names that the open rule makes.")

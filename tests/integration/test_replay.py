@@ -284,6 +284,8 @@ def test_only_one_process_works_at_it_and_ctrl_c_pauses_it(world: World, target:
     other = start(world, "replay", "resume", one["replay_id"])
     _, err = other.communicate(timeout=60)
     assert (other.returncode, "Another process works at the replay" in err) == (1, True)
+    assert "waiting: another process holds it" in err
+    assert "died in the middle" not in err
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
