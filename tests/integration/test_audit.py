@@ -177,7 +177,7 @@ def test_rule_16_what_was_acknowledged_is_found(site: Site) -> None:
     shown = site.kwb("audit", "--receipts", str(first), "--wait")
     assert shown.returncode == 0
     assert "Nothing is lost: 300 events in 300 records" in shown.stdout
-    assert re.search(r"^ acknowledged +300 *$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^ acknowledged +300 +answered 2xx *$", shown.stdout, re.MULTILINE)
     # One file does not know of the other's events, which were sent at another time.
     assert site.audit(second, code=0)["events"] == 5
     # Kafka alone, and no receipts at all.

@@ -53,12 +53,12 @@ def test_what_waits_and_why(world: RelayWorld) -> None:
     put(world, 2, topic="gone", state="blocked", reason="UNKNOWN_TOPIC", source="ordered", number=1)
     put(world, 1, state="quarantined", reason="MSG_SIZE_TOO_LARGE")
     found = told(world, "outbox", "list")
-    assert [(c["state"], c["topic"], c["reason"], c["rows"], c["strict"]) for c in found] == [
+    assert [(c["state"], c["topic"], c["reason"], c["events"], c["strict"]) for c in found] == [
         ("blocked", "gone", "UNKNOWN_TOPIC", 2, True),
         ("quarantined", world.topic, "MSG_SIZE_TOO_LARGE", 1, False),
         ("waiting", world.topic, None, 3, False),
     ]
-    assert all(c["bytes"] > 0 and c["attempts"] == 0 for c in found)
+    assert all(c["size_bytes"] > 0 and c["attempts"] == 0 for c in found)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", c["oldest"]) for c in found)
     people = kwb(world, "outbox", COLUMNS="80")
     head, *lines = people.stdout.splitlines()

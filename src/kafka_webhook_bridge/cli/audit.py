@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kafka_webhook_bridge.cli.beat import Beat
-from kafka_webhook_bridge.cli.fates import FATES, VERDICTS
+from kafka_webhook_bridge.cli.fates import ANSWERS, FATES, VERDICTS
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
 from kafka_webhook_bridge.cli.resending import events
 from kafka_webhook_bridge.cli.times import iso, moment
@@ -177,11 +177,8 @@ def show(result: Result, out: Output) -> None:
     for note in result.notes:
         out.note(note, "yellow")
     if found.receipts:
-        rows = [("acknowledged", found.acknowledged)]
-        rows += [("  of them duplicates of another", found.suppressed)] if found.suppressed else []
-        rows += [("refused", found.refused)]
-        rows += [("unknown, and there", found.unknown_present), ("unknown, and not there", found.unknown_absent)]
-        out.table(("requests in the receipts", "number"), [(name, f"{count:,}") for name, count in rows])
+        told = [(answer, f"{getattr(found, answer):,}", words) for answer, words in ANSWERS.items()]
+        out.table(("receipts", "requests", "meaning"), told, whole=("receipts", "requests"))
     words = FATES if found.archive else _KAFKA_ALONE
     fates = [(fate, f"{found.fates[fate]:,}", text) for fate, text in words.items() if found.fates[fate]]
     out.table(("fate", "events", "meaning"), [*fates, ("all", f"{found.events:,}", None)], whole=("fate", "events"))

@@ -33,6 +33,15 @@ FATES: Final[dict[Fate, str]] = {
     "lost": "acknowledged, and in neither",
 }
 
+# What senders were told, by receipts.
+ANSWERS: Final[dict[str, str]] = {
+    "acknowledged": "answered 2xx",
+    "suppressed": "of them, duplicates answered with the first one's receipt",
+    "refused": "answered 3xx or 4xx",
+    "unknown_present": "no answer, or 5xx; there",
+    "unknown_absent": "no answer, or 5xx; not there",
+}
+
 # What an audit counts besides.
 VERDICTS: Final[dict[str, str]] = {
     "lost": "acknowledged, and in neither place",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kafka_webhook_bridge.cli.events import aligned, cell
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
 from kafka_webhook_bridge.cli.resending import events, size
-from kafka_webhook_bridge.cli.times import short
+from kafka_webhook_bridge.cli.times import iso, short
 from kafka_webhook_bridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def register(app: typer.Typer) -> None:
 
 def list_outbox(out: Output) -> None:
     counts = _counts()
-    out.data(counts)
+    out.data([_described(count) for count in counts])
     if not counts:
         out.note("The outbox is empty: Kafka has everything.")
         return
@@ -75,6 +75,20 @@ def list_outbox(out: Output) -> None:
         out.say(f"    {_besides(count)}", "dim")
     if any(count.state != "waiting" for count in counts):
         out.note("What to do about blocked and quarantined events: docs/howto/outbox.md")
+
+
+def _described(count: Count) -> dict[str, Any]:
+    """For machines, named as in `kwb replay`."""
+    return {
+        "state": count.state,
+        "topic": count.topic,
+        "reason": count.reason,
+        "events": count.rows,
+        "size_bytes": count.bytes,
+        "oldest": iso(count.oldest),
+        "attempts": count.attempts,
+        "strict": count.strict,
+    }
 
 
 def _besides(count: Count) -> str:
