@@ -81,8 +81,10 @@ class BridgeSettings:
     environment: str = setting("dev", "Name of the stage, shown in logs and health.", env="ENVIRONMENT")
     domain_name: str = setting("", "Domain of this installation, for links and snippets.", env="DOMAIN_NAME")
     open_rule: bool | None = setting(
-        None, "Accept any source name with the Basic credentials. Unset: only by `make up` without a file."
+        None,
+        "Accept any source name with the Basic credentials. Unset: where there is no file and the broker is its own.",
     )
+    own_broker: bool = setting(False, "Kafka serves this bridge alone, as the one of `make up` does.")
     topic_prefix: str = setting("", "Put before the topic names that the open rule makes.")
     topics_max: int = setting(100, "Topics that the open rule may make.", low=0, high=10_000)
 

@@ -26,7 +26,7 @@ from confluent_kafka.admin import AdminClient
 
 from bridge import Message, consume
 from databases import empty_database
-from kafka_webhook_bridge.cli import main
+from kafka_webhook_bridge.cli import beat, main
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.receipts import ReceiptsFile
 from kafka_webhook_bridge.stack import Bridge, Stack
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.integration
 WAIT_S = 60.0
 SOURCES = (
     "sound", "rows", "foreign", "bodies", "dropped", "forged", "refused", "cut", "killed", "copies", "outbox",
-    "wrapped", "counted", "gone", "process", "busy",
+    "wrapped", "counted", "gone", "process", "busy", "watched",
 )  # fmt: skip
 RUN = secrets.token_hex(4)
 YAML = "sources:\n" + "".join(f"  {name}: {{topic: {name}-{RUN}}}\n" for name in SOURCES if name != "wrapped")
@@ -177,7 +177,7 @@ def test_rule_16_what_was_acknowledged_is_found(site: Site) -> None:
     shown = site.kwb("audit", "--receipts", str(first), "--wait")
     assert shown.returncode == 0
     assert "Nothing is lost: 300 events in 300 records" in shown.stdout
-    assert re.search(r"^ acknowledged +300 *$", shown.stdout, re.MULTILINE)
+    assert re.search(r"^ acknowledged +300 +answered 2xx *$", shown.stdout, re.MULTILINE)
     # One file does not know of the other's events, which were sent at another time.
     assert site.audit(second, code=0)["events"] == 5
     # Kafka alone, and no receipts at all.
@@ -241,7 +241,7 @@ def test_a_deleted_row_is_missing(site: Site) -> None:
     assert site.audit(code=1, options=("--source", "rows"))["fates"] == found["fates"]
     shown = site.kwb("audit", "--receipts", str(file))
     assert shown.returncode == 1
-    assert f"missing in archive: {victim}" in shown.stdout
+    assert f"missing_in_archive: {victim}" in shown.stdout
     assert "Not all is well" in shown.stdout
 
 
@@ -284,7 +284,7 @@ def test_rule_16_before_the_start_of_the_log_the_archive_alone_decides(site: Sit
     found = site.audit(file, code=1)
     assert (found["lost"], found["fates"]) == (1, {"before_log_start": 19, "lost": 1})
     assert found["examples"]["lost"] == [victim]
-    assert "LOST" in site.kwb("audit", "--receipts", str(file)).stdout
+    assert f"lost: {victim}" in site.kwb("audit", "--receipts", str(file)).stdout
     later = site.send("dropped", 5)
     assert site.audit(file, later, code=1)["fates"] == {"before_log_start": 19, "stored": 5, "lost": 1}
 
@@ -379,7 +379,22 @@ def test_a_topic_that_is_gone_leaves_the_archive(site: Site) -> None:
     admin = AdminClient(client_config(site.stack.kafka.settings))
     admin.delete_topics([topic_of("gone")])[topic_of("gone")].result(WAIT_S)
     site.until(lambda: topic_of("gone") not in admin.list_topics(timeout=WAIT_S).topics)
-    assert site.audit(file, code=0, options=())["fates"] == {"before_log_start": 5}
+    for found in (site.audit(file, code=0, options=()), site.audit(code=0, options=("--source", "gone"))):
+        assert found["fates"] == {"before_log_start": 5}
+        assert found["topics_gone"] == {topic_of("gone"): 5}
+    people = site.kwb("audit", "--source", "gone")
+    assert f"The topic {topic_of('gone')} is gone: 5 events of it in PostgreSQL alone." in people.stderr
+    assert f"kwb rebuild {topic_of('gone')}" in people.stderr
+    assert "Nothing is lost, but 5 events of 5 are in PostgreSQL alone" in people.stdout
+    assert "before_log_start" in people.stdout
+
+
+def test_where_nobody_watches_a_line_tells_how_far_it_is(site: Site) -> None:
+    site.send("watched", 5)
+    with mock.patch.object(beat, "EVERY_S", 0.0):
+        assert "reading Kafka: 100%" in site.kwb("audit", "--source", "watched", "--wait").stderr
+        quiet = site.kwb("audit", "--source", "watched", "--wait", "--json")
+    assert (quiet.stderr, json.loads(quiet.stdout)["sound"]) == ("", True)
 
 
 # ---- receipts that are not whole -------------------------------------------------------------------------------------

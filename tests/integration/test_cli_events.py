@@ -82,8 +82,9 @@ def test_every_event_is_one_line_however_narrow_the_terminal(database: str) -> N
     fill(database, long, row(now_ms() + 5))
     done = kwb(database, "search", COLUMNS="40")
     head, short, wide = done.stdout.splitlines()
-    assert head.split() == ["event", "received", "(UTC)", "source", "type", "key", "bytes"]
+    assert head.split() == ["event", "received", "(UTC)", "state", "source", "type", "key", "bytes"]
     assert wide.split()[0] == str(long.event_id)
+    assert wide.split()[3] == "stored"
     assert "k" * 39 + "…" in wide
     assert short.index("webhook.erp") == wide.index("a/type/") == head.index("type")
 

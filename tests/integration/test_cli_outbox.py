@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -27,8 +28,8 @@ def put(world: RelayWorld, events: int, **columns: Any) -> list[str]:
     return asyncio.run(world.put(*(world.event() for _ in range(events)), **columns))
 
 
-def kwb(world: RelayWorld, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environ = {"COLUMNS": "200", **world.environ, "KWB_MANAGEMENT_PORT": "0", "KWB_INGEST_PORT": "0"}
+def kwb(world: RelayWorld, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    environ = {"COLUMNS": "200", **world.environ, "KWB_MANAGEMENT_PORT": "0", "KWB_INGEST_PORT": "0", **environ}
     return subprocess.run(
         [sys.executable, "-m", "kafka_webhook_bridge.cli", *arguments],
         env=environ, capture_output=True, text=True, timeout=120, check=False,
@@ -52,15 +53,21 @@ def test_what_waits_and_why(world: RelayWorld) -> None:
     put(world, 2, topic="gone", state="blocked", reason="UNKNOWN_TOPIC", source="ordered", number=1)
     put(world, 1, state="quarantined", reason="MSG_SIZE_TOO_LARGE")
     found = told(world, "outbox", "list")
-    assert [(c["state"], c["topic"], c["reason"], c["rows"], c["strict"]) for c in found] == [
+    assert [(c["state"], c["topic"], c["reason"], c["events"], c["strict"]) for c in found] == [
         ("blocked", "gone", "UNKNOWN_TOPIC", 2, True),
         ("quarantined", world.topic, "MSG_SIZE_TOO_LARGE", 1, False),
         ("waiting", world.topic, None, 3, False),
     ]
-    assert all(c["bytes"] > 0 and c["attempts"] == 0 and c["oldest"] for c in found)
-    people = kwb(world, "outbox")
-    (line,) = [line for line in people.stdout.splitlines() if "UNKNOWN_TOPIC" in line]
-    assert line.split()[:4] == ["blocked", "gone", "UNKNOWN_TOPIC", "2"]
+    assert all(c["size_bytes"] > 0 and c["attempts"] == 0 for c in found)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", c["oldest"]) for c in found)
+    people = kwb(world, "outbox", COLUMNS="80")
+    head, *lines = people.stdout.splitlines()
+    assert head.split() == ["state", "events", "oldest", "(UTC)", "topic"]
+    first, besides, *_ = lines
+    assert (first.split()[:2], first.split()[-1]) == (["blocked", "2"], "gone")
+    assert re.fullmatch(r" +UNKNOWN_TOPIC, [0-9.]+ (bytes|KiB), 0 attempts, strict order", besides)
+    assert len(lines) == 6
+    assert max(map(len, people.stdout.splitlines())) <= 80
     assert "docs/howto/outbox.md" in people.stderr
 
 
@@ -109,5 +116,5 @@ def test_doctor_tells_of_the_outbox(world: RelayWorld) -> None:
     asyncio.run(world.fetch("UPDATE outbox SET created_at = now() - interval '1 hour' WHERE state = 'waiting'"))
     found = checks()
     assert {name: c["status"] for name, c in found.items()} == {"outbox": "warn", "outbox.quarantined": "warn"}
-    assert found["outbox"]["found"].startswith("2 events (0 MiB) wait for Kafka, the oldest for 36")
+    assert found["outbox"]["found"].startswith("2 events (0 MiB) to be sent to Kafka, the oldest for 36")
     assert "kwb outbox list" in found["outbox.quarantined"]["todo"]

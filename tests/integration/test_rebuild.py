@@ -253,6 +253,6 @@ def test_events_that_wait_in_the_outbox_are_left_to_it(world: World) -> None:
     process = start(world, topic)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert "1 event left out, blocked: the bridge sends them when their topic is there" in err
+    assert "1 event left out, blocked: in PostgreSQL; the bridge sends it when its topic is well" in err
     assert [len(there) for there in records(world, topic).values()] == [0, 1]
     assert asyncio.run(world.fetch("SELECT \"offset\" FROM events WHERE state = 'blocked'"))[0][0] is None

@@ -148,17 +148,18 @@ def test_the_dry_run_is_the_default_and_shows_count_bytes_and_a_sample(world: Wo
     assert (found["dry_run"], found["events"], found["size_bytes"]) == (True, 8, 8 * len(b'{"n":1}'))
     assert found["topics"] == {world.topic: {"events": 8, "to": world.topic}}
     assert [event["event_id"] for event in found["sample"]] == sent[:5]
-    process = start(world, "replay", "--source", world.topic, "--to", "elsewhere")
+    process = start(world, "replay", "--source", world.topic, "--to", target)
     out, err = process.communicate(timeout=60)
+    assert process.returncode == 0
     assert "8 events, 56 bytes of bodies" in out
-    assert f"8 from {world.topic} to elsewhere" in out
+    assert f"8 from {world.topic} to {target}" in out
     assert "… 3 more" in out
     assert "Nothing was sent. To send them: kwb replay --source=" in err
-    assert err.rstrip().endswith("--to=elsewhere --run")
+    assert err.rstrip().endswith(f"--to={target} --run")
     assert listed(world) == []
     assert len(all_of(world, world.topic)) == 8
     archive(world, world.event(at_ms=now_ms()))  # not among those that were shown
-    program, *arguments = shlex.split(err.rstrip().rpartition("To send them: ")[2].replace("elsewhere", target))
+    program, *arguments = shlex.split(err.rstrip().rpartition("To send them: ")[2])
     assert program == "kwb"
     kwb(world, *arguments)
     assert [header(message, "ce_id") for message in all_of(world, target)] == sent
@@ -175,7 +176,7 @@ def test_every_filter_selects(world: World) -> None:
     a, b, c = (str(one.event_id) for one in rows)
 
     def selected(*arguments: str) -> list[str]:
-        found = json.loads(kwb(world, "replay", *arguments, "--json"))
+        found = json.loads(kwb(world, "replay", *arguments, "--to", world.topic, "--json"))
         assert found["events"] == len(found["sample"])
         return [event["event_id"] for event in found["sample"]]
 
@@ -209,7 +210,7 @@ def test_events_that_never_reached_kafka_are_left_out_and_told(world: World, tar
     assert (found["events"], found["left_out"]) == (2, {"waiting": 1, "blocked": 1, "quarantined": 1})
     process = start(world, "replay", "--all", "--to", target, "--run")
     _, err = process.communicate(timeout=60)
-    assert "1 event left out, waiting: the bridge sends them itself" in err
+    assert "1 event left out, waiting: in PostgreSQL; the bridge sends it to Kafka" in err
     assert [header(message, "ce_id") for message in all_of(world, target)] == sent[3:]
 
 
@@ -283,6 +284,8 @@ def test_only_one_process_works_at_it_and_ctrl_c_pauses_it(world: World, target:
     other = start(world, "replay", "resume", one["replay_id"])
     _, err = other.communicate(timeout=60)
     assert (other.returncode, "Another process works at the replay" in err) == (1, True)
+    assert "waiting: another process holds it" in err
+    assert "died in the middle" not in err
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -363,6 +366,16 @@ def test_a_record_that_the_target_refuses_stops_it_until_that_is_mended(world: W
 
 def test_a_topic_that_is_missing_or_made_anew_is_told(world: World, target: str) -> None:
     some(world, 60)
+    process = start(world, "replay", "--all", "--to", "nowhere")
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "There is no topic nowhere" in err, "--run would be refused" in err) == (1, True, True)
+    assert "To send them" not in err
+    assert json.loads(kwb(world, "replay", "--all", "--to", "nowhere", "--json", status=1))["missing_topics"] == [
+        "nowhere"
+    ]
+    away = start(world, "replay", "--all", "--json", KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1")
+    out, _ = away.communicate(timeout=120)
+    assert (away.returncode, json.loads(out)["missing_topics"]) == (0, None)
     process = start(world, "replay", "--all", "--to", "nowhere", "--run")
     _, err = process.communicate(timeout=60)
     assert (process.returncode, "There is no topic nowhere" in err) == (1, True)
@@ -375,6 +388,21 @@ def test_a_topic_that_is_missing_or_made_anew_is_told(world: World, target: str)
     process = start(world, "replay", "resume", listed(world)[0]["replay_id"])
     _, err = process.communicate(timeout=60)
     assert (process.returncode, "was made anew since the replay began" in err) == (1, True), err
+
+
+def test_replays_are_listed_within_80_columns(world: World, target: str) -> None:
+    some(world, 3)
+    kwb(world, "replay", "--all", "--to", target, "--run")
+    (one,) = listed(world)
+    head, line, more = kwb(world, "replay", "list", COLUMNS="80").splitlines()
+    assert head.split() == ["id", "kind", "state", "passed"]
+    assert line.split() == [one["replay_id"], "replay", "done", "3", "of", "3"]
+    assert more.split() == ["begun", *more.split()[1:3], "(UTC),", "to", target]
+    assert len(line) <= 80
+    asyncio.run(world.fetch("UPDATE replays SET duplicates = 2, reason = 'The broker stalled.'"))
+    assert kwb(world, "replay", "list", COLUMNS="80").splitlines()[3:] == [
+        "    2 duplicates", "    reason: The broker stalled.",
+    ]  # fmt: skip
 
 
 def _made(world: World, name: str) -> bool:

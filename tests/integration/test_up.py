@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shutil
 import signal
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import confluent_kafka as ck
 import confluent_kafka.admin
 import pytest
-from running_up import RunningUp, eventually, gone, refused, up
+from running_up import KWB, RunningUp, eventually, gone, refused, up
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +106,29 @@ def test_env_makes_another_terminal_ready(running: RunningUp) -> None:
             await connection.close()
 
     assert asyncio.run(user()) == "kwb on"
+
+
+def checked(env: dict[str, str], *file: str) -> dict[str, Any]:
+    """What `kwb config check` finds in the other terminal."""
+    done = subprocess.run([*KWB, "config", "check", *file, "--json"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_rule_11_config_check_in_another_terminal_finds_what_up_would_do(running: RunningUp, tmp_path: Path) -> None:
+    (tmp_path / "bridge.yaml").write_text("sources: {shop: {topic: shop.orders}}\n")
+    env = running.env()
+    assert running.accepted("/anybody")["topic"] == "anybody"
+    assert checked(env)["open_rule"] is True
+    assert checked(env, str(tmp_path / "bridge.yaml"))["open_rule"] is False
+    with tempfile.TemporaryDirectory(prefix="kwb-up-") as name:
+        Path(name).chmod(0o711)
+        other = {**env, "KWB_CONFIG": str(tmp_path / "bridge.yaml"), "KWB_BRIDGE_TOPICS_MAX": "7"}
+        with up(Path(name) / "stack", **other) as it:  # from a terminal that knows the first one
+            assert it.accepted("/shop")["topic"] == "shop.orders"
+            assert it.post("/somebody-else")[0] == 404
+            assert checked(it.env())["open_rule"] is False
+            assert it.env()["KWB_BRIDGE_TOPICS_MAX"] == "7"
 
 
 def test_no_secret_is_in_a_command_line_or_a_log(running: RunningUp) -> None:

@@ -6,18 +6,27 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import uuid
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 from json_schema import accepts
 
-from kafka_webhook_bridge.cli import GROUPS, main
+from kafka_webhook_bridge.archive.resend import Progress
+from kafka_webhook_bridge.archive.verdicts import FATES, Verdicts
+from kafka_webhook_bridge.cli import GROUPS, fates, load, main
+from kafka_webhook_bridge.cli.checks import Check, Doctor
+from kafka_webhook_bridge.cli.output import Output
+from kafka_webhook_bridge.cli.resending import Shown
 from kafka_webhook_bridge.settings import rows
+from kafka_webhook_bridge.store.relay import STATES
 
 CANARY = "canary-e06b"
 SERVERS = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "DATABASE_URL": f"postgresql://kwb:{CANARY}@127.0.0.1:1/kwb"}
@@ -373,3 +382,105 @@ def test_the_line_to_try_is_what_a_shell_understands() -> None:
         "-i", "-u", "a b:c$d", "-H", "Content-Type: application/json", "-d", '{"hello":"kafka"}',
         "http://127.0.0.1:8080/shop-de",
     ]  # fmt: skip
+
+
+# ---- before anything is started --------------------------------------------------------------------------------------
+
+
+def test_up_tells_every_mistake_before_it_starts_a_server(tmp_path: Path) -> None:
+    file = tmp_path / "bridge.yaml"
+    file.write_text("sources:\n  a: {key: nothing}\n  b: {delivery_id: '{header:X Id}'}\n")
+    done = here("up", "--dir", str(tmp_path / "kwb"), KWB_CONFIG=str(file), KWB_INGEST_PORT="x", KWB_STORE_NONSENSE="1")
+    assert done.returncode == 2
+    for where in (f"{file}:2: sources.a.key", f"{file}:3: sources.b.delivery_id", "KWB_INGEST_PORT", "KWB_STORE_NON"):
+        assert where in done.stderr
+    assert "Nothing was started" in done.stderr
+    assert "KAFKA_BOOTSTRAP_SERVERS" not in done.stderr  # which it brings itself
+    assert not (tmp_path / "kwb").exists()
+
+
+@pytest.mark.parametrize("name", ["X Id", "X-Id:", "X,Id", "Ümlaut", "X-Id "])
+@pytest.mark.parametrize("key", ["key", "delivery_id"])
+def test_a_name_that_no_header_can_have(key: str, name: str) -> None:
+    yaml = f"sources:\n  a:\n    {key}: '{{header:{name}}}'\n"
+    done = here("config", "check", KWB_CONFIG=yaml, **SERVERS, **LOGIN)
+    assert done.returncode == 2
+    bad = next(c for c in name if c in " :,Ü")
+    assert f"KWB_CONFIG:3: sources.a.{key}: {{header:{name}}} can match nothing" in done.stderr
+    assert f"has no {bad!r}" in done.stderr
+
+
+def test_values_are_told_as_yaml_has_them() -> None:
+    yaml = "sources:\n  a: {ack: null, auth: true, dedupe: 5, format: [raw], ordering: 'true', methods: [POST, null]}\n"
+    said = here("config", "check", KWB_CONFIG=yaml, **SERVERS, **LOGIN).stderr
+    for words in ("ack: null is none", "auth: true is none", "dedupe: 5 is none", "format: a list is none",
+                  "ordering: 'true' is none", "methods.1: null is none"):  # fmt: skip
+        assert words in said
+    assert "None" not in said
+    assert "True" not in said
+    shown = here("config", "show", **SERVERS, **LOGIN, KWB_INGEST_SHARE_PORT="yes").stdout
+    assert ("None" in shown, "True" in shown) == (False, False)
+    assert re.search(r"KWB_INGEST_SHARE_PORT +true ", shown)
+
+
+@pytest.mark.parametrize("name", sorted(GROUPS))
+def test_help_names_no_types_of_python(name: str) -> None:
+    def asked(command: Any, path: list[str]) -> None:
+        text = here(*path, "--help", COLUMNS="200").stdout
+        assert "--help" in text
+        for word in ("list[", "<str>", "<bool>", "<int", "<float", "None"):
+            assert word not in text, (path, word)
+        for inner, one in getattr(command, "commands", {}).items():
+            asked(one, [*path, inner])
+
+    asked(load(name), [name])
+
+
+@pytest.mark.parametrize(
+    "filters", [["--source", "a"], ["--type", "a"], ["--key", "a"], ["--since", "1h"], ["--until", "1h"],
+                ["--json-contains", "{}"], ["--id", "019a2f4e-5b6c-7d8e-9f01-23456789abcd"]],
+)  # fmt: skip
+def test_all_and_a_filter_exclude_each_other(filters: list[str]) -> None:
+    done = here("replay", "--all", *filters, "--run", **SERVERS)
+    assert (done.returncode, "no filter goes with it" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(("warnings", "words"), [(1, "Nothing failed, 1 warning"), (2, "Nothing failed, 2 warnings")])
+def test_doctor_counts_its_warnings(warnings: int, words: str) -> None:
+    found = [Check("disk", "warn", "it is nearly full")] * warnings
+    with mock.patch.object(Doctor, "examine", return_value=iter(found)):
+        assert words in here("doctor", **SERVERS, **LOGIN, KWB_CONFIG=YAML).stdout.splitlines()
+
+
+# ---- names and progress ----------------------------------------------------------------------------------------------
+
+
+def test_one_name_for_every_fate() -> None:
+    assert tuple(fates.FATES) == FATES
+    assert set(STATES) < set(fates.STATES)
+    page = (Path(__file__).parents[2] / "docs/howto/prove-nothing-lost.md").read_text()
+    named = re.findall(r"^\| (`[^|]+`) \|", page, re.MULTILINE)
+    assert [name.strip("`") for name in named[: len(FATES)]] == [*FATES]
+    verdicts = {name.strip("`") for cell in named[len(FATES) :] for name in cell.split(", ")}
+    assert verdicts == {*fates.VERDICTS, "unknown_present", "unknown_absent"} - {"lost"}
+    for name in (*fates.VERDICTS, *fates.ANSWERS):
+        assert hasattr(Verdicts(receipts=True), name)
+    outbox = (Path(__file__).parents[2] / "docs/howto/outbox.md").read_text()
+    assert re.findall(r"^\| `([a-z]+)` \|", outbox, re.MULTILINE) == [*STATES]
+
+
+def test_where_nobody_watches_a_replay_tells_how_far_it_is_every_ten_seconds() -> None:
+    def said(json: bool) -> list[str]:
+        err, now = io.StringIO(), [0.0]
+        shown = Shown(Output(json, stdout=io.StringIO(), stderr=err), "kwb replay resume ID", lambda: now[0])
+        for second in range(25):
+            now[0] = float(second)
+            shown.tell(Progress(uuid.UUID(int=0), "running", 1_000_000, 40_000 * second, 0, 0))
+        shown.tell(Progress(uuid.UUID(int=0), "done", 1_000_000, 1_000_000, 0, 0))
+        return err.getvalue().splitlines()
+
+    assert said(json=False) == [
+        "running: 400,000 of 1,000,000 events passed",
+        "running: 800,000 of 1,000,000 events passed",
+    ]
+    assert said(json=True) == []

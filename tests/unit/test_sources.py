@@ -325,6 +325,14 @@ def test_rule_11_the_open_rule_is_off_unless_asked_for() -> None:
     assert table("sources: {a: }", KWB_BRIDGE_OPEN_RULE="true", **DATABASE).open_rule
 
 
+def test_rule_11_on_a_broker_of_its_own_it_is_on_where_no_file_says_who_sends() -> None:
+    own = {"KWB_BRIDGE_OWN_BROKER": "true", **DATABASE}
+    assert table("", **own).open_rule
+    assert not table("sources: {a: }", **own).open_rule
+    assert table("sources: {a: }", KWB_BRIDGE_OPEN_RULE="true", **own).open_rule
+    assert problems("", KWB_BRIDGE_OPEN_RULE="false", **own)
+
+
 def test_rule_11_a_file_that_turns_it_on_needs_a_prefix() -> None:
     assert problems("open_rule: true", **DATABASE) == [
         "KWB_CONFIG:1: open_rule: needs a topic_prefix, so that no sender can choose a topic that serves something else"

@@ -14,6 +14,7 @@ import contextlib
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -59,7 +60,9 @@ class Asked:
 
 @dataclass(slots=True)
 class Result:
-    """The verdicts and what they are of. `notes` are whole sentences for people."""
+    """The verdicts and what they are of. `notes` are whole sentences for people.
+
+    `gone` are topics that rows name and Kafka does not have: their events (number) are in PostgreSQL alone."""
 
     verdicts: Verdicts
     sources: list[str] | None
@@ -68,6 +71,7 @@ class Result:
     incomplete: list[Path]
     lag_records: int
     notes: list[str]
+    gone: dict[str, int]
 
 
 @dataclass(slots=True)
@@ -102,6 +106,7 @@ class Audit:
         self._names: set[str] | None = {asked.source} if asked.source else None
         self._archived: dict[Place, int] = {}  # the archive's positions, before anything was read
         self._logs: dict[str, _Log] = {}
+        self._gone: Counter[str] = Counter()
         self._spans: dict[Place, Span] = {}  # what was read of each place
         kept_ms = settings.archive.retention_days * ids.DAY_MS
         self._now_ms = time.time_ns() // 1_000_000
@@ -141,6 +146,7 @@ class Audit:
         return Result(
             self.ledger.verdicts(), sorted(self._names) if self._names else None, sorted(self._logs),
             self.ledger.windows, self._incomplete, lag if self._store is not None else 0, self._notes,
+            dict(sorted(self._gone.items())),
         )  # fmt: skip
 
     # ── receipts ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -363,6 +369,8 @@ class Audit:
             halted: Where = "quarantined" if row.outbox_state == "quarantined" else "waiting"
             return "log" if row.outbox_state is None else halted
         log = self._logs.get(row.topic)
+        if log is None:
+            self._gone[row.topic] += 1
         if log is None or log.topic_id != row.topic_id:
             return "before_log_start"  # that life of the topic is over
         first, _ = log.ranges.get(row.partition or 0, (0, 0))

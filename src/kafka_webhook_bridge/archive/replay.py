@@ -36,6 +36,12 @@ def _only(selection: Selection, topics: list[str]) -> Selection:
     return Selection(**{**members, "topics": tuple(topics)})
 
 
+async def missing(settings: Settings, topics: list[str]) -> list[str]:
+    """Those of these topics that Kafka does not have. Raises KafkaError when it does not answer."""
+    there = await asyncio.to_thread(Admin(settings.kafka, client_id="kwb-replay-admin").topic_ids, topics)
+    return [topic for topic in topics if topic not in there]
+
+
 async def _targets(settings: Settings, topics: list[str]) -> list[Target]:
     admin = Admin(settings.kafka, client_id="kwb-replay-admin")
     topic_ids = await asyncio.to_thread(admin.topic_ids, topics)

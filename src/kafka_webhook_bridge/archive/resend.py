@@ -216,7 +216,7 @@ class Resend:
                     f"Another process works at the {self.kind} {self._one.replay_id}.",
                     hint="`kwb replay list` shows how far it is, `kwb replay pause ID` makes it pause.",
                 )
-            self._show("waiting", "whoever worked at it may have died")
+            self._show("waiting", "another process holds it; should that have died, this one goes on in a moment")
             await pause(self._stop, _RENEW_S)
 
     async def _give_back(self, reason: str) -> None:
@@ -423,7 +423,8 @@ class Resend:
 
     async def _look(self) -> None:
         """What the batch in doubt left in the target, once nothing of it can come any more."""
-        self._show("looking", "a process may have died in the middle of a batch")
+        why = "a batch has had no answer" if self._tried else "a process may have died in the middle of a batch"
+        self._show("looking", why)
         await pause(self._stop, self._settings.kafka.delivery_timeout_ms / 1000 + _AFTER_TIMEOUT_S)
         if self._stop.is_set():
             return

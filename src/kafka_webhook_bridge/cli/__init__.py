@@ -6,6 +6,7 @@ A group's file has `register(app)`, imports only typer and `cli.output` at its t
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import select
@@ -74,7 +75,36 @@ def load(name: str) -> Any:
     group_file.register(app)
     command = typer.main.get_group(app).commands[name]
     command.help = command.help or sentence
+    _in_words(command)
     return command
+
+
+def _in_words(command: Any) -> None:
+    """Show what parameters take in words: `list of text` where Typer shows Python's types, nothing for a flag."""
+    for parameter in command.params:
+        parameter.display_type_rich = functools.partial(_type_in_words, parameter)
+    own_help = command.get_help_option
+
+    def help_option(ctx: Any) -> Any:
+        option = own_help(ctx)
+        if option is not None:
+            option.display_type_rich = functools.partial(_type_in_words, option)
+        return option
+
+    command.get_help_option = help_option
+    for inner in getattr(command, "commands", {}).values():
+        _in_words(inner)
+
+
+def _type_in_words(parameter: Any, ctx: Any) -> str | None:
+    if parameter.type_descriptor.annotation is bool:
+        return None
+    text: str = parameter.display_type(ctx)
+    kind = text.removeprefix("<").removesuffix(">")
+    is_list = kind.startswith("list[")
+    kind = kind.removeprefix("list[").removesuffix("]") if is_list else kind
+    kind = {"str": "text", "int": "number", "float": "number"}.get(kind.removesuffix(" range"), kind)
+    return f"<{'list of ' if is_list else ''}{kind}>"
 
 
 def root() -> typer.core.TyperGroup:
@@ -96,6 +126,7 @@ def root() -> typer.core.TyperGroup:
 
     group = typer.main.get_command(app)
     assert isinstance(group, typer.core.TyperGroup)
+    _in_words(group)
     return group
 
 

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kafka_webhook_bridge.cli.beat import Beat
+from kafka_webhook_bridge.cli.fates import ANSWERS, FATES, VERDICTS
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
+from kafka_webhook_bridge.cli.resending import events
 from kafka_webhook_bridge.cli.times import iso, moment
 from kafka_webhook_bridge.errors import UsageError
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.archive.audit import Asked, Result
-    from kafka_webhook_bridge.archive.verdicts import Verdicts, Window
+    from kafka_webhook_bridge.archive.verdicts import Fate, Verdicts, Window
 
 _STEPS = {
     "receipts": "reading receipts",
@@ -25,19 +28,10 @@ _STEPS = {
     "kafka": "reading Kafka",
     "postgresql": "reading PostgreSQL",
 }
-_FATES = {
-    "stored": "in Kafka and in PostgreSQL",
-    "not_archived_yet": "in Kafka, not archived yet",
-    "waiting": "in PostgreSQL, waiting for Kafka",
-    "quarantined": "in PostgreSQL, quarantined",
-    "before_log_start": "in PostgreSQL, Kafka's log begins later",
-    "expired": "older than the archive keeps events",
-    "missing_in_kafka": "missing in Kafka",
-    "missing_in_archive": "missing in PostgreSQL",
-    "lost": "LOST: in neither",
-}
 _PROBLEMS = ("lost", "missing_in_kafka", "missing_in_archive", "corrupt", "rejected_but_stored")
 _SHOWN = (*_PROBLEMS, "spurious", "duplicated")
+_OF_RECEIPTS = ("rejected_but_stored", "spurious")
+_KAFKA_ALONE: dict[Fate, str] = {"stored": "in Kafka", "lost": "acknowledged, and not in Kafka"}
 
 
 def register(app: typer.Typer) -> None:
@@ -73,14 +67,14 @@ def register(app: typer.Typer) -> None:
         if len(set(asked.receipts)) < len(asked.receipts):
             raise UsageError("--receipts names a file twice.")
         out = Output(json)
-        result = run(asked, progress=not json and sys.stderr.isatty())
+        result = run(asked, out)
         show(result, out)
         if not result.verdicts.sound:
             raise typer.Exit(FOUND_PROBLEM)
 
 
-def run(asked: Asked, *, progress: bool) -> Result:
-    """The audit itself, with a bar on a terminal."""
+def run(asked: Asked, out: Output) -> Result:
+    """The audit itself, with a bar on a terminal, and a line now and then elsewhere."""
     import asyncio
 
     from kafka_webhook_bridge.archive.audit import Audit
@@ -97,7 +91,13 @@ def run(asked: Asked, *, progress: bool) -> Result:
         async with Store(settings.store) as store:
             return await Audit(settings, sources, store, asked, told).run()
 
-    with _bar() if progress else contextlib.nullcontext(lambda *_: None) as told:
+    beat = Beat(out)
+
+    def say(step: str, done: float, total: float) -> None:
+        if total:
+            beat.say(f"{_STEPS[step]}: {min(done / total, 1):.0%}")
+
+    with _bar() if not out.json and sys.stderr.isatty() else contextlib.nullcontext(say) as told:
         return asyncio.run(work(told))
 
 
@@ -137,7 +137,7 @@ def described(result: Result) -> dict[str, Any]:
         if found.receipts
         else None,
         "events": found.events,
-        "fates": {fate: found.fates[fate] for fate in _FATES},  # type: ignore[index]
+        "fates": {fate: found.fates[fate] for fate in FATES},
         "lost": found.lost,
         "missing": found.missing,
         "corrupt": found.corrupt,
@@ -153,6 +153,7 @@ def described(result: Result) -> dict[str, Any]:
         "examples": found.examples,
         "sources": result.sources,
         "topics": result.topics,
+        "topics_gone": result.gone,
         "windows": [_window(window) for window in result.windows],
         "lag_records": result.lag_records,
         "notes": result.notes,
@@ -176,42 +177,43 @@ def show(result: Result, out: Output) -> None:
     for note in result.notes:
         out.note(note, "yellow")
     if found.receipts:
-        rows = [("acknowledged", found.acknowledged)]
-        rows += [("  of them duplicates of another", found.suppressed)] if found.suppressed else []
-        rows += [("refused", found.refused)]
-        rows += [("unknown, and there", found.unknown_present), ("unknown, and not there", found.unknown_absent)]
-        out.table(("requests in the receipts", "number"), [(name, f"{count:,}") for name, count in rows])
-    words = _FATES if found.archive else {"stored": "in Kafka", "lost": "LOST: not in Kafka"}
-    fates = [(text, found.fates[fate]) for fate, text in words.items()]  # type: ignore[index]
-    rows = [*[row for row in fates if row[1]], ("together", found.events)]
-    out.table(("events", "number"), [(name, f"{count:,}") for name, count in rows])
-    out.table(("verdict", "number", "meaning"), [(name, f"{count:,}", said) for name, count, said in _verdicts(found)])
+        told = [(answer, f"{getattr(found, answer):,}", words) for answer, words in ANSWERS.items()]
+        out.table(("receipts", "requests", "meaning"), told, whole=("receipts", "requests"))
+    words = FATES if found.archive else _KAFKA_ALONE
+    fates = [(fate, f"{found.fates[fate]:,}", text) for fate, text in words.items() if found.fates[fate]]
+    out.table(("fate", "events", "meaning"), [*fates, ("all", f"{found.events:,}", None)], whole=("fate", "events"))
+    out.table(("verdict", "number", "meaning"), _verdicts(found), whole=("verdict", "number"))
     for verdict in _SHOWN:
         if ids := found.examples.get(verdict):
-            out.say(f"{verdict.replace('_', ' ')}: {', '.join(ids)}")
+            out.say(f"{verdict}: {', '.join(ids)}")
+    for topic, count in result.gone.items():
+        out.note(f"The topic {topic} is gone: {events(count)} of it in PostgreSQL alone.", "bold yellow")
+        out.note(f"hint: `kwb rebuild {topic}` makes it anew, with its events.", "cyan")
     where = f"{found.records:,} records of {_names(result.topics, 'topic')}, {found.rows:,} rows"
     if result.lag_records:
         out.note(f"The archive was {result.lag_records:,} records behind Kafka; --wait lets it catch up.", "yellow")
     if found.sound and not found.events:
         out.say("Nothing is missing, but there was no event either.", "yellow")
-    elif found.sound:
+    elif found.sound and not result.gone:
         out.say(f"Nothing is lost: {found.events:,} events in {where}.", "bold green")
+    elif found.sound:
+        out.say(
+            f"Nothing is lost, but {events(sum(result.gone.values()))} of {found.events:,} are in PostgreSQL alone: "
+            f"{_names([*result.gone], 'topic')} {'is' if len(result.gone) == 1 else 'are'} gone.",
+            "bold yellow",
+        )
     else:
         out.say(f"Not all is well: {found.events:,} events in {where}.", "bold red")
 
 
-def _verdicts(found: Verdicts) -> list[tuple[str, int, str]]:
-    rows = [
-        ("lost", found.lost, "acknowledged, and in neither place"),
-        ("missing", found.missing - found.lost, "in one place, and must be in both"),
-        ("corrupt", found.corrupt, "the body is another one"),
-        ("duplicated", found.duplicated, f"more than one record; {found.extra_records:,} records too many"),
-    ]
-    if found.receipts:
-        rows.insert(3, ("rejected but stored", found.rejected_but_stored, "answered 4xx, and there"))
-        rows.insert(4, ("spurious", found.spurious, "in the receipts' time and source, and not theirs"))
-    if found.replayed:
-        rows.append(("replayed", found.replayed, "records of replays and rebuilds; no duplicates"))
+def _verdicts(found: Verdicts) -> list[tuple[str, str, str]]:
+    rows = []
+    for verdict, words in VERDICTS.items():
+        count: int = getattr(found, verdict)
+        if verdict == "duplicated":
+            words += f"; {found.extra_records:,} records too many"
+        if (found.receipts or verdict not in _OF_RECEIPTS) and (count or verdict != "replayed"):
+            rows.append((verdict, f"{count:,}", words))
     return rows
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from kafka_webhook_bridge.cli.resending import events
 from kafka_webhook_bridge.errors import ConfigError, KafkaError, KwbError, StoreError
 from kafka_webhook_bridge.kafka.admin import Admin, Cluster, TopicInfo
 from kafka_webhook_bridge.kafka.config import (
@@ -272,7 +273,7 @@ class Doctor:
             return
         sizes = asyncio.run(read_sizes(self.settings))
         waiting = sizes.get("waiting", Size(0, 0, 0.0))
-        found = f"{waiting.rows} events ({waiting.bytes // _MIB} MiB) wait for Kafka"
+        found = f"{events(waiting.rows)} ({waiting.bytes // _MIB} MiB) to be sent to Kafka"
         if waiting.rows:
             found += f", the oldest for {waiting.oldest_seconds:.0f} s"
         todo = "Is Kafka up, and `kwb serve` running? It relays them by itself."
@@ -280,7 +281,7 @@ class Doctor:
         for state in HALTS:
             if state in sizes:
                 todo = "`kwb outbox list` tells why; docs/howto/outbox.md what to do."
-                yield Check(f"outbox.{state}", "warn", f"{sizes[state].rows} events are {state}", todo)
+                yield Check(f"outbox.{state}", "warn", f"{events(sizes[state].rows)} {state}", todo)
 
     def _archive(self) -> Iterator[Check]:
         """Events that are in Kafka alone die with their topic (rules.md 7)."""

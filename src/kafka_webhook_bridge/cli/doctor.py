@@ -57,10 +57,11 @@ def run(out: Output, *, write: bool) -> None:
         for place, words in durability.items():
             out.say(f"  {place:<11} {words}")
     warned = sum(check.status == "warn" for check in checks)
+    warnings = f"{warned} warning{'s'[: warned != 1]}"
     if failed:
-        out.say(f"{failed} failed, {warned} warnings", "bold red")
+        out.say(f"{failed} failed, {warnings}", "bold red")
         raise typer.Exit(FOUND_PROBLEM)
-    out.say(f"Nothing failed, {warned} warnings" if warned else "All is well", "bold green")
+    out.say(f"Nothing failed, {warnings}" if warned else "All is well", "bold green")
 
 
 def _show(out: Output, check: Check) -> None:

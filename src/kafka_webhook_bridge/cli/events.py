@@ -110,12 +110,12 @@ def search_events(wanted: Search, out: Output, *, bounded: bool = False) -> None
     if not rows:
         out.note("No event matches.")
         return
-    columns = ("event", "received (UTC)", "source", "type", "key", "bytes")
+    columns = ("event", "received (UTC)", "state", "source", "type", "key", "bytes")
     cells = [
         (
             str(row["event_id"]),
             short(row["received_at"]),
-            *(cell(row[column]) for column in ("source", "type", "key")),
+            *(cell(row[column]) for column in ("state", "source", "type", "key")),
             str(row["body_bytes"]),
         )
         for row in rows

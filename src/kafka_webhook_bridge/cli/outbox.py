@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kafka_webhook_bridge.cli.events import aligned, cell
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
+from kafka_webhook_bridge.cli.resending import events, size
+from kafka_webhook_bridge.cli.times import iso, short
 from kafka_webhook_bridge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,22 +63,39 @@ def register(app: typer.Typer) -> None:
 
 def list_outbox(out: Output) -> None:
     counts = _counts()
-    out.data(counts)
+    out.data([_described(count) for count in counts])
     if not counts:
         out.note("The outbox is empty: Kafka has everything.")
         return
-    out.table(
-        ("state", "topic", "reason", "events", "bytes", "oldest (UTC)", "attempts", "order"),
-        [
-            (
-                c.state, c.topic, c.reason, c.rows, c.bytes, f"{c.oldest:%Y-%m-%d %H:%M:%S}", c.attempts,
-                "strict" if c.strict else None,
-            )
-            for c in counts
-        ],
-    )  # fmt: skip
+    columns = ("state", "events", "oldest (UTC)", "topic")
+    head, *lines = aligned([columns, *((c.state, f"{c.rows:,}", short(c.oldest), cell(c.topic)) for c in counts)])
+    out.say(head, "bold")
+    for count, line in zip(counts, lines, strict=True):
+        out.say(line)
+        out.say(f"    {_besides(count)}", "dim")
     if any(count.state != "waiting" for count in counts):
         out.note("What to do about blocked and quarantined events: docs/howto/outbox.md")
+
+
+def _described(count: Count) -> dict[str, Any]:
+    """For machines, named as in `kwb replay`."""
+    return {
+        "state": count.state,
+        "topic": count.topic,
+        "reason": count.reason,
+        "events": count.rows,
+        "size_bytes": count.bytes,
+        "oldest": iso(count.oldest),
+        "attempts": count.attempts,
+        "strict": count.strict,
+    }
+
+
+def _besides(count: Count) -> str:
+    """What the line of a state and topic has no room for."""
+    facts = [size(count.bytes), f"{count.attempts:,} attempt{'s'[: count.attempts != 1]}"]
+    facts += ["strict order"] if count.strict else []
+    return ", ".join([*([count.reason] if count.reason else []), *facts])
 
 
 def release_events(
@@ -106,7 +126,7 @@ def release_events(
 
     released = asyncio.run(release())
     out.data({"released": released})
-    out.say(f"{released} events wait for the relay again.")
+    out.say(f"The relay tries {events(released)} again.")
     if not released:
         out.note("Nothing that is held matches; `kwb outbox list` shows what there is.")
         raise typer.Exit(FOUND_PROBLEM)

@@ -11,10 +11,12 @@ import dataclasses
 import json as jsonlib
 import sys
 from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from kafka_webhook_bridge.cli.times import iso
 from kafka_webhook_bridge.errors import ConfigError, KwbError
 
 if TYPE_CHECKING:
@@ -130,7 +132,10 @@ def _text(text: str, style: str = "") -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """JSON for what json does not know: bytes as text or base64, dataclasses as objects, the rest as text."""
+    """JSON for what json does not know: bytes as text or base64, times as RFC 3339, dataclasses as objects, the rest as
+    text."""
+    if isinstance(value, datetime):
+        return iso(value)
     if isinstance(value, bytes):
         try:
             return value.decode()

@@ -15,7 +15,7 @@ from kafka_webhook_bridge.cli.events import aligned, cell, document, event_id_of
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
 from kafka_webhook_bridge.cli.resending import events, left_out, run, size, work
 from kafka_webhook_bridge.cli.times import iso, moment, short
-from kafka_webhook_bridge.errors import ReplayError, UsageError
+from kafka_webhook_bridge.errors import ConfigError, KafkaError, ReplayError, UsageError
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.settings import Settings
@@ -42,10 +42,10 @@ def register(app: typer.Typer) -> None:
         json_contains: Annotated[
             str | None, typer.Option(help='JSON that the body contains: \'{"order": {"id": 1234}}\'.')
         ] = None,
-        id: Annotated[list[str] | None, typer.Option(help="One event by its id; may be given several times.")] = None,  # noqa: A002
+        id: Annotated[list[str] | None, typer.Option(help="One event by its id, repeatable.", metavar="ID")] = None,  # noqa: A002
         ids: Annotated[Path | None, typer.Option(help="File with one event id a line; - is standard input.")] = None,
         everything: Annotated[
-            bool, typer.Option("--all", help="Every event there is, when nothing else is given.")
+            bool, typer.Option("--all", help="Every event there is; no filter goes with it.")
         ] = False,
         to: Annotated[str | None, typer.Option(help="Topic to send to. Default: each event's own.")] = None,
         rate: Rate = None,
@@ -71,6 +71,10 @@ def register(app: typer.Typer) -> None:
             since=moment("--since", since, now) if since else None,
             until=moment("--until", until, now) if until else None,
         )
+        if everything and not (selection.everything and selection.until is None):
+            raise UsageError(
+                "--all takes every event, so no filter goes with it.", hint="Leave out the one or the other."
+            )
         if selection.everything and selection.until is None and not everything:
             raise UsageError("Nothing is selected.", hint="--source, --since, --key …, or --all for every event.")
         if selection.since and selection.until and selection.since >= selection.until:
@@ -130,7 +134,10 @@ async def _replay(
 
     found = await replays.count(store, selection)
     if not go:
-        _show_plan(selection, found, await replays.sample(store, selection), to, out)
+        missing = await _missing(settings, [to] if to else sorted(found.events), out)
+        _show_plan(selection, found, await replays.sample(store, selection), to, missing, out)
+        if missing:
+            raise typer.Exit(FOUND_PROBLEM)
         return
     for line in left_out(found.left_out):
         out.note(line, "yellow")
@@ -143,7 +150,20 @@ async def _replay(
     await work(settings, store, replay_id, None, out)
 
 
-def _show_plan(selection: Selection, found: Count, sample: list[Any], to: str | None, out: Output) -> None:
+async def _missing(settings: Settings, topics: list[str], out: Output) -> list[str] | None:
+    """Topics that --run would write to and that are not there; None while Kafka does not tell."""
+    from kafka_webhook_bridge.archive import replay
+
+    try:
+        return await replay.missing(settings, topics) if topics else []
+    except (ConfigError, KafkaError) as error:
+        out.note(f"Whether the topics are there is not known: {error.message}", "yellow")
+        return None
+
+
+def _show_plan(
+    selection: Selection, found: Count, sample: list[Any], to: str | None, missing: list[str] | None, out: Output
+) -> None:
     from kafka_webhook_bridge import ids
 
     times = [ids.moment(ids.time_ms(i)) for i in (found.first_id, found.last_id) if i is not None]
@@ -157,6 +177,7 @@ def _show_plan(selection: Selection, found: Count, sample: list[Any], to: str | 
             "since": iso(selection.since) if selection.since else None,
             "until": iso(selection.until) if selection.until else None,
             "topics": {topic: {"events": count, "to": to or topic} for topic, count in sorted(found.events.items())},
+            "missing_topics": missing,
             "left_out": found.left_out,
             "sample": [{**row, "received_at": iso(row["received_at"])} for row in sample],
         }
@@ -189,7 +210,11 @@ def _show_plan(selection: Selection, found: Count, sample: list[Any], to: str | 
         out.say("No event matches.")
     for line in left_out(found.left_out):
         out.note(line, "yellow")
-    if times:
+    for topic in missing or ():
+        out.note(f"There is no topic {topic}, so --run would be refused.", "bold yellow")
+        lost = f"A topic that was lost is made anew by `kwb rebuild {topic}`; --to sends to another one."
+        out.note(f"hint: {'Make it, or correct --to.' if to else lost}", "cyan")
+    if times and not missing:
         out.note(f"Nothing was sent. To send them: {_command(selection, to)}")
 
 
@@ -218,17 +243,17 @@ async def _list(store: Store, out: Output) -> None:
     if not found:
         out.note("There are no replays yet.")
         return
-    out.table(
-        ("id", "what", "state", "begun (UTC)", "events", "passed", "to", "copies", "last failure"),
-        [
-            (
-                one.replay_id, one.kind, one.shown, short(one.created_at), f"{one.events:,}", f"{one.passed:,}",
-                one.to_topic or "their topics", one.duplicates or None, one.reason,
-            )
-            for one in found
-        ],
-        whole=("id",),
-    )  # fmt: skip
+    columns = ("id", "kind", "state", "passed")
+    cells = [(str(one.replay_id), one.kind, one.shown, f"{one.passed:,} of {one.events:,}") for one in found]
+    head, *lines = aligned([columns, *cells])
+    out.say(head, "bold")
+    for one, line in zip(found, lines, strict=True):
+        out.say(line)
+        out.say(f"    begun {short(one.created_at)} (UTC), to {one.to_topic or 'their topics'}", "dim")
+        if one.duplicates:
+            out.say(f"    {one.duplicates:,} duplicates", "yellow")
+        if one.reason:
+            out.say(f"    reason: {one.reason}", "yellow")
 
 
 def _described(one: Replay) -> dict[str, Any]:

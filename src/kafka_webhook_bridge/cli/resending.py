@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from kafka_webhook_bridge.cli.beat import Beat
+from kafka_webhook_bridge.cli.fates import STATES
 from kafka_webhook_bridge.cli.output import Output, safe
 
 if TYPE_CHECKING:
@@ -40,24 +42,21 @@ def events(count: int) -> str:
 
 def left_out(states: dict[str, int]) -> list[str]:
     """What becomes of events that never reached Kafka."""
-    advice = {
-        "waiting": "the bridge sends them itself",
-        "blocked": "the bridge sends them when their topic is there",
-        "quarantined": "Kafka refused them; `kwb outbox` shows why",
-    }
-    return [f"{events(count)} left out, {state}: {advice.get(state, '')}" for state, count in sorted(states.items())]
+    return [f"{events(count)} left out, {state}: {STATES.get(state, '')}" for state, count in sorted(states.items())]
 
 
 class Shown:
-    """Progress on the terminal, or as lines of JSON."""
+    """Progress on the terminal, as lines of JSON, or as a line now and then where nobody watches."""
 
-    def __init__(self, out: Output, resume: str) -> None:
+    def __init__(self, out: Output, resume: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out
         self._resume = resume
         self._told = -_LINE_EVERY_S
         self._reason = ""
         self._bar: Any = None
         self._task: Any = None
+        self._clock = clock
+        self._beat = Beat(out, clock)
 
     def begin(self, one: Replay) -> None:
         self._out.note(f"{one.kind} {one.replay_id}; Ctrl-C pauses it. After a crash: {self._resume}")
@@ -73,7 +72,7 @@ class Shown:
             self._bar.start()
 
     def tell(self, progress: Progress) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if progress.doing != "running" or now - self._told >= _LINE_EVERY_S:
             self._out.line(described(progress))
             self._told = now
@@ -81,6 +80,8 @@ class Shown:
             speed = self._bar.tasks[0].speed
             rate = f"{speed:,.0f}/s" if speed else ""
             self._bar.update(self._task, description=progress.doing, completed=progress.passed, rate=rate)
+        elif progress.doing not in ("paused", "done"):
+            self._beat.say(f"{progress.doing}: {progress.passed:,} of {events(progress.events)} passed")
         if progress.reason != self._reason:
             self._reason = progress.reason
             if progress.reason:
@@ -151,7 +152,7 @@ async def work(settings: Settings, store: Store, replay_id: uuid.UUID, rate: flo
     if progress.found:
         out.say(f"{events(progress.found)} of them were there already, from a process that died.")
     if progress.duplicates:
-        out.say(f"{progress.duplicates:,} copies too many: the broker stalled and wrote them later.", "yellow")
+        out.say(f"{progress.duplicates:,} duplicates: the broker stalled and wrote them later.", "yellow")
     if progress.passed < progress.events:
         out.say(f"{events(progress.events - progress.passed)} selected are no longer in the archive.", "yellow")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kafka_webhook_bridge.cli.output import OK, Json, Output
-from kafka_webhook_bridge.settings import environment, is_inline
+from kafka_webhook_bridge.settings import environment, is_inline, rows
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.settings import Settings
@@ -29,6 +29,20 @@ _PORT: dict[str, Any] = {"min": 0, "max": 65535, "show_default": False}
 _ENV_HEAD = "# Written by `kwb up` at every start, for `. env` in another terminal.\n"
 # Of another cluster or database, so not for the bridge that runs here.
 _REPLACED = ("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_USERNAME", "KAFKA_PASSWORD", "DATABASE_URL")
+# No balancer has to notice the end, so webhooks are turned away at once.
+_BRIDGE = {"KWB_INGEST_DRAIN_GRACE_MS": "0"}
+# Any source name may make its topic on a broker that is ours alone (rules.md 11); a file says who sends.
+_OWN = {"KWB_BRIDGE_OWN_BROKER": "true"}
+# What is known only when the servers run, for a look at everything else before that.
+_CREDENTIALS_TO_BE = {"WEBHOOK_USERNAME": "webhook", "WEBHOOK_PASSWORD": "to be generated"}
+_SERVERS_TO_BE = {
+    "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9094",
+    "KAFKA_USERNAME": "bridge",
+    "KAFKA_PASSWORD": "to be generated",
+    "KWB_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+    "KWB_KAFKA_SASL_MECHANISM": "PLAIN",
+    "DATABASE_URL": "postgresql://127.0.0.1:15432/kwb",
+}
 
 Port = Annotated[int | None, typer.Option(help="Port for webhooks [8080].", **_PORT)]
 ManagementPort = Annotated[int | None, typer.Option(help="Port for metrics and health [8081].", **_PORT)]
@@ -74,8 +88,22 @@ def register(app: typer.Typer) -> None:
         }
         if free_ports:
             ports = {name: given or 0 for name, given in ports.items()}
-        settings = load_settings(**ports, stack_folder=None if folder is None else str(folder), ingest_workers=workers)
-        raise typer.Exit(Up(settings, Output(json)).run())
+        overrides = {**ports, "stack_folder": None if folder is None else str(folder), "ingest_workers": workers}
+        check(**overrides)
+        raise typer.Exit(Up(load_settings(**overrides), Output(json)).run())
+
+
+def check(**overrides: Any) -> None:
+    """Everything that the bridge would refuse, before a server is started for it. Raises ConfigError."""
+    from kafka_webhook_bridge.app.preflight import load
+    from kafka_webhook_bridge.errors import ConfigError
+
+    given = {name: value for name, value in environment().items() if value}
+    try:
+        load("all", {**_BRIDGE, **_CREDENTIALS_TO_BE, **given, **_OWN, **_SERVERS_TO_BE}, **overrides)
+    except ConfigError as error:
+        error.hint = "Mend them and start again. Nothing was started."
+        raise
 
 
 class Stopped(Exception):
@@ -136,8 +164,7 @@ class Up:
             consumers={CONSUMER: credentials[CONSUMER]},
         )
         own = self._environment(credentials)
-        # No balancer has to notice the end, so webhooks are turned away at once.
-        bridge = Bridge(self._folder, {"KWB_INGEST_DRAIN_GRACE_MS": "0", **environment(), **own})
+        bridge = Bridge(self._folder, {**_BRIDGE, **environment(), **own})
         self._wait_for(bridge.clear_the_way)
         self._keeper.keep(stack.kafka)
         self._keeper.keep(stack.postgres)
@@ -173,10 +200,13 @@ class Up:
     def _environment(self, credentials: dict[str, str]) -> dict[str, str]:
         """What makes this bridge, for `kwb serve` and for `.kwb/env`; its servers come from Stack.environ."""
         ingest, management = self._settings.ingest, self._settings.management
-        config, open_rule = self._settings.bridge.config, self._settings.bridge.open_rule
+        config, given = self._settings.bridge.config, environment()
         if config.strip() and not is_inline(config):
             config = str(Path(config).absolute())  # the other terminal may be elsewhere
+        # What a bridge.yaml means must be the same in the other terminal, too.
+        same = [row.env for row in rows() if row.room == "bridge" and not row.secret and given.get(row.env)]
         return {
+            **{name: given[name] for name in same},
             "WEBHOOK_USERNAME": credentials["webhook_username"],
             "WEBHOOK_PASSWORD": credentials["webhook_password"],
             "KWB_INGEST_HOST": ingest.host,
@@ -184,8 +214,7 @@ class Up:
             "KWB_INGEST_WORKERS": str(ingest.workers),
             "KWB_MANAGEMENT_HOST": management.host,
             "KWB_MANAGEMENT_PORT": str(management.port),
-            # The broker is ours alone, so any source name may make its topic (rules.md 11); a file says who sends.
-            "KWB_BRIDGE_OPEN_RULE": str(not config if open_rule is None else open_rule).lower(),
+            **_OWN,
             **({"KWB_CONFIG": config} if config else {}),
         }
 

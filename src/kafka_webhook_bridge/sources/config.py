@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -221,10 +222,13 @@ class _Builder:
     def _open_pattern(self, bridge: BridgeModel) -> Source | None:
         """The source that all open ones are made of, or None if the open rule is off (rules.md 11)."""
         settings = self._settings.bridge
-        if not (settings.open_rule if bridge.open_rule is None else bridge.open_rule):
+        given = settings.open_rule
+        if given is None and settings.own_broker and not settings.config.strip():
+            given = True
+        if not (given if bridge.open_rule is None else bridge.open_rule):
             return None
         prefix = _either(bridge.topic_prefix, settings.topic_prefix)
-        if not prefix and "topic_prefix" not in self._faulty_words and settings.open_rule is not True:
+        if not prefix and "topic_prefix" not in self._faulty_words and given is not True:
             what = "open_rule: needs a topic_prefix, so that no sender can choose a topic that serves something else"
             self._document.problem(("open_rule",), what)
         if prefix == settings.topic_prefix:
@@ -309,13 +313,21 @@ def _words(model: type[BaseModel], path: Path, error: Any) -> tuple[Path, str]:
         given = str(error["input"])
         near = difflib.get_close_matches(given, choices, 1) or [c for c in choices if c.lower() == given.lower()]
         hint = f"; did you mean {near[0]}?" if near else ""
-        return inside, f"{_dotted(inside)}: {given!r} is none of {', '.join(choices)}{hint}"
+        what = f"{_as_yaml(error['input'])} is none of {', '.join(choices)}{hint}"
+        return inside, f"{_dotted(inside)}: {what}"
     if kind == "less_than_equal" and str(last).endswith("bytes_max"):
         return inside, f"{_dotted(inside)}: at most {context['le'] // 1024**2} MiB"
     if kind == "value_error":
         return inside, f"{_dotted(inside)}: {context['error']}"
     sentence = _EXPECTED.get(kind) or error["msg"].replace("Input should be", "must be").lower()
     return inside, f"{_dotted(inside)}: {sentence}"
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as people wrote it: `null`, `true`; text in quotes, because that may be spelled like the others."""
+    if isinstance(value, (dict, list)):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return repr(value) if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _dotted(path: Path) -> str:

@@ -23,6 +23,7 @@ KEY_BYTES_MAX: Final = 1024
 PARTS_MAX: Final = 16
 
 Kind = Literal["json", "header", "query"]
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 
 
@@ -127,6 +128,9 @@ def _part(inside: str) -> Part:
         if "" in path:
             raise ValueError(f"{{{inside}}} has an empty step in its path")
         return Part("json", name.encode(), path)
+    if kind == "header" and not _HEADER_NAME.fullmatch(name):
+        bad = next(character for character in name if not _HEADER_NAME.fullmatch(character))
+        raise ValueError(f"{{{inside}}} can match nothing: the name of a header has no {bad!r}")
     return Part(cast(Kind, kind), name.lower().encode() if kind == "header" else name.encode())
 
 
