@@ -103,6 +103,18 @@ def test_rule_31_a_killed_worker_comes_back_with_its_socket_and_its_totals(stack
         assert server.total("kwb_worker_restarts_total", role="ingest") == 1
 
 
+def test_a_worker_that_is_killed_again_and_again_comes_back_as_soon_each_time(stack: Stack, folder: Path) -> None:
+    with serving(stack, folder, config=CONFIG) as server:
+        server.expect_faults = True
+        for _ in range(4):
+            eventually(lambda: server.ask(request("/s", b"x")).status == 200, "served")
+            eventually(lambda: server.health(server.management_port)[0] == 200, "the supervisor has heard of it")
+            (pid,) = server.children()
+            os.kill(pid, signal.SIGKILL)
+            eventually(lambda pid=pid: server.children() not in ([pid], []), "another one")  # type: ignore[misc]
+        assert [line["restart_in_ms"] for line in server.said("child died")] == [100] * 4
+
+
 def test_a_worker_that_hangs_is_replaced_and_what_waits_for_it_is_answered(stack: Stack, folder: Path) -> None:
     with serving(stack, folder, config=CONFIG) as server:
         server.expect_faults = True

@@ -25,7 +25,7 @@ ChildRole = Literal["ingest", "worker"]
 _BACK_OFF_S = (0.1, 5.0)
 _TURN_S = 1.0  # children report twice as often
 _SILENT_TURNS, _HUNG_TURNS, _FIRST_WORD_TURNS = 2, 5, 60
-_STEADY_S = 10.0  # a child that lived so long starts anew without delay
+_STEADY_S = 10.0  # a child that ended itself after so long starts anew without delay
 _STOP_MARGIN_S = 12.0  # beyond the drain: the producers' last reports
 
 
@@ -73,6 +73,7 @@ class Child:
     process: subprocess.Popen[bytes] | None = None
     channel: Channel | None = None
     parts: list[health.Part] = field(default_factory=list)
+    heard: bool = False  # it is at work: it told its health
 
     @property
     def name(self) -> str:
@@ -164,7 +165,9 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             restarts.add()
-            wait_s = _BACK_OFF_S[0] if loop.time() - begun > _STEADY_S else min(wait_s * 2, _BACK_OFF_S[1])
+            # One that was at work and was killed is not to blame, and its senders wait.
+            blameless = (code < 0 and child.heard) or loop.time() - begun > _STEADY_S
+            wait_s = _BACK_OFF_S[0] if blameless else min(wait_s * 2, _BACK_OFF_S[1])
             self._log.error("child died", child=child.name, status=code, restart_in_ms=round(wait_s * 1000))
             await pause(self._stopping, wait_s)
             if self._stopping.is_set():
@@ -191,7 +194,7 @@ class Supervisor:
             return 1
         finally:
             theirs.close()
-        child.channel = await Channel.over(ours)
+        child.heard, child.channel = False, await Channel.over(ours)
         await self._listen_to(child, child.channel)
         code = await asyncio.to_thread(child.process.wait)
         child.channel.close()
@@ -219,7 +222,7 @@ class Supervisor:
                 continue
             if message is None:
                 return
-            silent, patience = 0, _HUNG_TURNS
+            silent, patience, child.heard = 0, _HUNG_TURNS, True
             child.parts = [health.Part(**part) for part in message.get("parts", [])]
 
     def _reload(self) -> None:
