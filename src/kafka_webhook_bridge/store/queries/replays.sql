@@ -82,6 +82,10 @@ UPDATE replays SET state = $3, clean = $4, reason = $5, pause_asked = false, upd
     lease_until = NULL
 WHERE replay_id = $1 AND holder = $2;
 
+-- name: replays_expire
+-- Those that are done and were touched last before $1 (ms since 1970). What is not done can still be gone on with.
+DELETE FROM replays WHERE state = 'done' AND updated_at < to_timestamp($1::bigint / 1000.0);
+
 -- name: replays_ask_pause
 -- Seen by whoever works at it within a second or so.
 UPDATE replays SET pause_asked = true WHERE replay_id = $1 AND lease_until >= now() RETURNING true;
