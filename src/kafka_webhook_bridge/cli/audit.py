@@ -143,6 +143,7 @@ def described(result: Result) -> dict[str, Any]:
         "corrupt": found.corrupt,
         "corrupt_in_kafka": found.corrupt_in_kafka,
         "corrupt_in_archive": found.corrupt_in_archive,
+        "corrupt_key_or_headers": found.corrupt_labels,
         "rejected_but_stored": found.rejected_but_stored,
         "spurious": found.spurious,
         "duplicated": found.duplicated,
@@ -151,6 +152,7 @@ def described(result: Result) -> dict[str, Any]:
         "records": found.records,
         "rows": found.rows,
         "examples": found.examples,
+        "places": {event_id: [at._asdict() for at in places] for event_id, places in found.places.items()},
         "sources": result.sources,
         "topics": result.topics,
         "windows": [_window(window) for window in result.windows],
@@ -189,6 +191,9 @@ def show(result: Result, out: Output) -> None:
     for verdict in _SHOWN:
         if ids := found.examples.get(verdict):
             out.say(f"{verdict.replace('_', ' ')}: {', '.join(ids)}")
+            for event_id in ids:
+                if places := found.places.get(event_id):
+                    out.say(f"  {event_id} at {', '.join(map(str, places))}")
     where = f"{found.records:,} records of {_names(result.topics, 'topic')}, {found.rows:,} rows"
     if result.lag_records:
         out.note(f"The archive was {result.lag_records:,} records behind Kafka; --wait lets it catch up.", "yellow")
@@ -204,7 +209,7 @@ def _verdicts(found: Verdicts) -> list[tuple[str, int, str]]:
     rows = [
         ("lost", found.lost, "acknowledged, and in neither place"),
         ("missing", found.missing - found.lost, "in one place, and must be in both"),
-        ("corrupt", found.corrupt, "the body is another one"),
+        ("corrupt", found.corrupt, f"body, key or headers are others; key or headers of {found.corrupt_labels:,}"),
         ("duplicated", found.duplicated, f"more than one record; {found.extra_records:,} records too many"),
     ]
     if found.receipts:
