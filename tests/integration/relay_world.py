@@ -106,6 +106,10 @@ class RelayWorld(World):
                     await task
         assert dead == []
 
+    async def lost(self, topic: str) -> None:
+        """Put a topic on record that is not there, as one that was."""
+        await self.fetch("INSERT INTO topics (name, topic_id, made_by) VALUES ($1, gen_random_uuid(), 'source')", topic)
+
     async def rows(self) -> dict[str, Any]:
         """The outbox by event id."""
         return {str(row["event_id"]): row for row in await self.fetch("SELECT * FROM outbox")}

@@ -27,6 +27,7 @@ from confluent_kafka.admin import AdminClient
 from bridge import Message, consume
 from databases import empty_database
 from kafka_webhook_bridge.cli import beat, main
+from kafka_webhook_bridge.ids import TIME_MS_MAX, moment
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.receipts import ReceiptsFile
 from kafka_webhook_bridge.stack import Bridge, Stack
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.integration
 
 WAIT_S = 60.0
 SOURCES = (
-    "sound", "rows", "foreign", "bodies", "dropped", "forged", "refused", "cut", "killed", "copies", "outbox",
+    "labels", "sound", "rows", "foreign", "bodies", "dropped", "forged", "refused", "cut", "killed", "copies", "outbox",
     "wrapped", "counted", "gone", "process", "busy", "watched",
 )  # fmt: skip
 RUN = secrets.token_hex(4)
@@ -248,7 +249,7 @@ def test_a_deleted_row_is_missing(site: Site) -> None:
 def test_rule_16_a_foreign_record_with_the_headers_of_the_bridge_is_spurious(site: Site) -> None:
     file = site.send("foreign")
     record = consume(site.stack.kafka, topic_of("foreign"), 20)[0]
-    stranger = id_near(told(file)[7]["event_id"])
+    stranger = id_near(dict(record.headers)["ce_id"].decode())
     site.produce("foreign", record, ce_id=stranger)
     found = site.audit(file, code=0)
     assert found["problems"] == {"spurious": 1}
@@ -272,6 +273,40 @@ def test_a_changed_body_is_corrupt(site: Site) -> None:
     assert (found["problems"], found["corrupt_in_archive"]) == ({"corrupt": 1}, 1)
     assert found["examples"] == {"corrupt": [victim]}
     assert site.audit(code=1, options=("--source", "bodies"))["problems"] == {"corrupt": 1}
+
+
+@pytest.mark.parametrize("source", ["labels", "wrapped"])
+def test_another_key_or_header_is_corrupt(site: Site, source: str) -> None:
+    """A stock producer writes records with the ids of events, and without receipts nobody tells which is right."""
+    file = site.send(source, 5)
+    assert site.audit(file, code=0)["corrupt"] == 0
+    same, added, changed, keyed, replayed = sorted(line["event_id"] for line in told(file))
+    count = len(site.sql("SELECT 1 FROM events WHERE source = $1", source))
+    records = consume(site.stack.kafka, topic_of(source), count)
+    by_id = {dict(message.headers)["ce_id"].decode(): message for message in records}
+    site.produce(source, by_id[same])
+    assert site.audit(file, code=0)["problems"] == {"duplicated": 1}
+    site.produce(source, by_id[added], **{"x-more": "1"})
+    site.produce(source, by_id[changed], kwb_method="PUT")
+    site.produce(source, by_id[keyed]._replace(key=b"another"))
+    site.produce(source, by_id[replayed], kwb_replay_id=str(uuid.uuid4()), http_host="elsewhere")
+    found = site.audit(file, code=1)
+    assert found["problems"] == {"corrupt": 4, "duplicated": 4}
+    assert (found["corrupt_key_or_headers"], found["corrupt_in_kafka"], found["corrupt_in_archive"]) == (4, 4, 0)
+    assert sorted(found["examples"]["corrupt"]) == [added, changed, keyed, replayed]
+    first, second = found["places"][same]
+    assert first["topic"] == second["topic"] == topic_of(source)
+    assert (first["partition"], first["offset"]) < (second["partition"], second["offset"])
+    assert [len(found["places"][event_id]) for event_id in (added, changed, keyed, replayed)] == [2, 2, 2, 1]
+    shown = site.kwb("audit", "--receipts", str(file)).stdout
+    assert f"{first['topic']}/{first['partition']}@{first['offset']}, {second['topic']}/" in shown
+    # And where the row is the one that was changed.
+    victim = told(site.send(source, 1))[0]["event_id"]
+    site.audit(code=1, options=("--source", source, "--wait"))
+    site.sql('UPDATE events SET headers = headers || \'[["x-more", "1"]]\' WHERE event_id = $1', uuid.UUID(victim))
+    found = site.audit(code=1, options=("--source", source))
+    assert found["corrupt_in_archive"] == 1
+    assert victim in found["examples"]["corrupt"]
 
 
 def test_rule_16_before_the_start_of_the_log_the_archive_alone_decides(site: Site) -> None:
@@ -318,13 +353,14 @@ def test_rule_16_what_was_refused_and_is_there_all_the_same_is_found(site: Site)
     (record,) = consume(site.stack.kafka, topic_of("refused"), 1)
     at_ms = int(told(refused, "end")[0]["t"] * 1000)
     inside = id_near(str(uuid.UUID(int=at_ms << 80 | 7 << 76 | 2 << 62)))
-    site.produce("refused", record, ce_id=inside)
+    at = moment(at_ms).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    site.produce("refused", record, ce_id=inside, ce_time=at)
     found = site.audit(refused, code=1)
     assert found["problems"] == {"rejected_but_stored": 1}
     assert found["examples"]["rejected_but_stored"] == [inside]
     assert site.audit(good, code=0)["fates"] == {"stored": 1}
     released = id_near(inside)
-    site.produce("refused", record, ce_id=released, kwb_released_at="2026-01-31T23:59:59.123Z")
+    site.produce("refused", record, ce_id=released, ce_time=at, kwb_released_at="2026-01-31T23:59:59.123Z")
     assert site.audit(refused, code=1)["problems"] == {"rejected_but_stored": 1}
 
 
@@ -464,3 +500,12 @@ def test_wrong_use_is_told(site: Site) -> None:
     with ReceiptsFile(other := site.folder / "empty", run="r", source="sound", url=""):
         pass
     assert "no request" in site.audit(other, code=2)["error"]["message"]
+
+
+def test_receipts_of_the_last_minute_that_a_clock_can_tell(site: Site) -> None:
+    with ReceiptsFile(file := site.folder / "late", run="r", source="sound", url="") as late:
+        late.invoke(0, "r-0", "0" * 64)
+    lines = [json.loads(line) | {"t": (TIME_MS_MAX - 30_000) / 1000} for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = site.audit(file, code=0, options=())
+    assert found["windows"][0]["until"] == "9999-12-31T23:59:59.999Z"

@@ -69,6 +69,7 @@ def test_what_waits_and_why(world: RelayWorld) -> None:
     assert len(lines) == 6
     assert max(map(len, people.stdout.splitlines())) <= 80
     assert "docs/howto/outbox.md" in people.stderr
+    assert "gone is gone: `kwb rebuild gone` makes it anew" in people.stderr
 
 
 def test_rule_4_a_release_makes_events_wait_again(world: RelayWorld) -> None:
@@ -95,12 +96,21 @@ def test_rule_4_an_event_is_found_from_the_outbox_to_the_archive(world: RelayWor
     assert (waiting["state"], waiting["topic"], waiting["offset"]) == ("waiting", world.topic, None)
     assert "not yet there" in kwb(world, "events", "show", event_id).stdout
 
-    async def relay_and_archive() -> None:
-        async with world.relaying(), world.archiving():
+    async def relay() -> None:
+        async with world.relaying():
             await world.empty()
+
+    asyncio.run(relay())
+    relayed = told(world, "events", "show", event_id)
+    assert (relayed["state"], relayed["topic"], relayed["offset"]) == ("acknowledged", world.topic, None)
+    assert [event["state"] for event in told(world, "events", "search")["events"]] == ["acknowledged"]
+    assert "acknowledged; the archive has not read it yet" in kwb(world, "events", "show", event_id).stdout
+
+    async def archive() -> None:
+        async with world.archiving():
             await world.archived()
 
-    asyncio.run(relay_and_archive())
+    asyncio.run(archive())
     stored = told(world, "events", "show", event_id)
     assert (stored["state"], stored["topic"], stored["offset"]) == ("stored", world.topic, 0)
 

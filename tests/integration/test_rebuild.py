@@ -15,15 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
+import pytest
 from archive_world import World, until
 from events_data import event_id, fill, now_ms, row
+from relay_world import RelayWorld
 
 from bridge import consume, eventually, request, serving
 from kafka_webhook_bridge import formats
-from kafka_webhook_bridge.errors import KafkaError
+from kafka_webhook_bridge.archive.rebuild import create, plan
+from kafka_webhook_bridge.errors import KafkaError, ReplayError
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.consumer import Place, Record, read_between
 from kafka_webhook_bridge.stack import Stack
+from kafka_webhook_bridge.store import Store, rebuilds
 
 QUICK = {"KWB_KAFKA_DELIVERY_TIMEOUT_MS": "2000", "KWB_STORE_CONNECT_TIMEOUT_MS": "30000"}  # so the look comes sooner
 
@@ -250,9 +254,66 @@ def test_events_that_wait_in_the_outbox_are_left_to_it(world: World) -> None:
     waiting = row(topic=topic, **nowhere)
     fill(world.environ["DATABASE_URL"], row(topic=topic, partition=1, offset=5), waiting)
     asyncio.run(world.fetch("UPDATE events SET state = 'blocked' WHERE event_id = $1", waiting.event_id))
+    asyncio.run(
+        world.fetch(
+            """INSERT INTO outbox (event_id, source, topic, value, headers, size_bytes, relay_after, state)
+               VALUES ($1, 'erp', $2, '', '[]', 0, now(), 'blocked')""",
+            waiting.event_id, topic,
+        )
+    )  # fmt: skip
     process = start(world, topic)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert "1 event left out, blocked: in PostgreSQL; the bridge sends it when its topic is well" in err
     assert [len(there) for there in records(world, topic).values()] == [0, 1]
     assert asyncio.run(world.fetch("SELECT \"offset\" FROM events WHERE state = 'blocked'"))[0][0] is None
+
+
+def test_what_was_relayed_and_lost_before_the_archive_read_it_comes_back(
+    stack: Stack, database: str, topic: str, folder: Path
+) -> None:
+    """PostgreSQL vouched for it, Kafka acknowledged it, the topic went: only its row tells of it. No archive ran."""
+    world = RelayWorld(stack, database, topic)
+    config = f"sources: {{s: {{auth: none, ack: store, topic: {topic}, key: '{{json:order}}'}}}}"
+    with serving(stack, folder, config=config, DATABASE_URL=database) as server:
+        server.expect_faults = True
+        eventually(lambda: server.ask(request("/s", b"{}")).status == 200, "it serves")
+        answers = [server.ask(request("/s", b'{"order":%d}' % n)) for n in range(20)]
+        assert {(answer.status, answer.json["stored"]) for answer in answers} == {(200, "outbox")}
+
+    async def relay() -> None:
+        async with world.relaying():
+            await world.empty()
+
+    asyncio.run(relay())
+    before = records(world, topic)
+    assert {answer.json["event_id"] for answer in answers} < {id_of(r) for found in before.values() for r in found}
+    world.admin.delete_topic(topic)
+    eventually(lambda: not world.admin.topic_ids([topic]), "the topic is gone")
+    count = sum(map(len, before.values()))
+    planned = rebuild(world, topic, "--dry-run")
+    assert (planned["events"], planned["partitions"], planned["left_out"]) == (count, 6, {})
+    rebuild(world, topic, status=-signal.SIGKILL, fail="rebuild.sent:kill")
+    assert rebuild(world, topic)["passed"] == count
+    after = records(world, topic)
+    for partition, found in before.items():  # to where their keys belong; those without a key have none
+        keyed = [(id_of(r), r.key, r.value, r.headers) for r in found if r.key is not None]
+        again = [(id_of(r), r.key, r.value, r.headers) for r in after[partition] if r.key is not None]
+        assert sorted(again) == sorted(keyed)
+    asyncio.run(agree(world, topic))
+    assert {row[0] for row in asyncio.run(world.fetch("SELECT DISTINCT state FROM events"))} == {"stored"}
+
+
+def test_a_topic_that_gets_records_while_the_list_is_made_is_not_rebuilt(world: World) -> None:
+    """Else what somebody has just written there would be written once more."""
+    fill(world.environ["DATABASE_URL"], row(topic=world.topic, partition=0, offset=3))
+
+    async def test() -> None:
+        async with Store(world.settings.store) as store:
+            planned = await plan(world.settings, store, world.topic, None)
+            world.produce(world.event())
+            with pytest.raises(ReplayError, match="exists and has 1 records"):
+                await create(store, planned, None)
+            assert await rebuilds.unfinished(store, world.topic) is None
+
+    asyncio.run(test())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from archive_world import RECORD_BYTES_MAX, count, run, until
 from relay_world import RelayWorld
 
-from bridge import eventually, serving
+from bridge import eventually, request, serving
 from kafka_webhook_bridge import formats
 from kafka_webhook_bridge.event import Record
 from kafka_webhook_bridge.kafka.config import client_config
@@ -204,13 +205,14 @@ def test_kafka_away_and_back(world: RelayWorld) -> None:
     run(test())
 
 
-def test_rule_10_a_missing_topic_blocks_its_events_alone_until_it_is_made(world: RelayWorld) -> None:
+def test_rule_10_a_lost_topic_blocks_its_events_alone_until_it_is_made(world: RelayWorld) -> None:
     missing = f"{world.topic}-missing"
 
     async def test() -> None:
         await world.migrate()
+        await world.lost(missing)
         blocked = await world.put(*(world.event() for _ in range(30)), topic=missing)
-        async with world.relaying():
+        async with world.relaying() as relay:
 
             async def all_blocked() -> bool:
                 rows = await world.rows()
@@ -226,13 +228,100 @@ def test_rule_10_a_missing_topic_blocks_its_events_alone_until_it_is_made(world:
 
             await until(others_are_gone)
             assert missing not in world.admin.list_topics()  # nobody made it by trying
+            (part,) = relay.parts()
+            assert (part.name, part.status, part.durable) == ("relay", "degraded", False)
+            assert f"{missing} (UNKNOWN_TOPIC)" in part.reason
             world.admin.ensure_topic(missing, RECORD_BYTES_MAX)
             await world.empty()
+            await until(lambda: relay.parts() == [])
         assert sorted(await world.ids_in(missing)) == sorted(blocked)
         assert sorted(await world.ids_in()) == sorted(others)
         assert set((await world.states()).values()) == {"waiting"}
 
     run(test())
+
+
+@pytest.mark.parametrize("announced", [False, True])
+@pytest.mark.parametrize("number", [None, 1])
+def test_rule_10_a_topic_that_never_was_is_made_for_the_events_that_wait_for_it(
+    world: RelayWorld, announced: bool, number: int | None
+) -> None:
+    """Also when whoever began to make it died, and for a source that keeps order."""
+    topic = f"{world.topic}-new"
+
+    async def test() -> None:
+        await world.migrate()
+        if announced:
+            await world.fetch("INSERT INTO topics VALUES ($1, $2, 'open_rule')", topic, uuid.UUID(int=0))
+        sent = await world.put(*(world.event() for _ in range(30)), topic=topic, number=number)
+        async with world.relaying(), world.relaying():
+            await world.empty()
+        assert sorted(await world.ids_in(topic)) == sorted(sent)
+        topic_id = world.admin.topic_ids([topic])[topic]
+        made = await world.fetch("SELECT topic_id::text, made_by FROM topics WHERE name = $1", topic)
+        assert [tuple(row) for row in made] == [(topic_id, "open_rule" if announced else "source")]
+
+    run(test())
+
+
+def test_rule_10_a_topic_that_the_archive_followed_is_lost_and_not_made(world: RelayWorld) -> None:
+    """Even where it is not on record."""
+    topic = f"{world.topic}-followed"
+
+    async def test() -> None:
+        await world.migrate()
+        await world.fetch("INSERT INTO archive_offsets VALUES (gen_random_uuid(), 0, $1, 7)", topic)
+        (event_id,) = await world.put(world.event(), topic=topic)
+        async with world.relaying() as relay:
+
+            async def blocked() -> bool:
+                return (await world.rows())[event_id]["state"] == "blocked"
+
+            await until(blocked)
+            assert world.admin.topic_ids([topic]) == {}
+            await world.fetch("DELETE FROM outbox")
+            await until(lambda: relay.parts() == [])  # nobody waits for it any more
+
+    run(test())
+
+
+def test_rule_10_a_source_that_came_and_went_while_kafka_was_away_loses_nothing(
+    world: RelayWorld, stack: Stack, folder: Path
+) -> None:
+    file = folder / "bridge.yaml"
+    topic = f"{world.topic}-brief"
+    one, both = "one: {auth: none}", f"one: {{auth: none}}, brief: {{auth: none, topic: {topic}}}"
+    file.write_text(f"sources: {{{one}}}\n")
+    environ = {
+        "DATABASE_URL": world.environ["DATABASE_URL"], "KWB_CONFIG": str(file), "KWB_RELAY_TOPIC_CHECK_MS": "200",
+        "KWB_DELIVER_OUTBOX_WAIT_MS": "2000", "KWB_DELIVER_DEADLINE_MS": "4000",
+    }  # fmt: skip
+    with serving(stack, folder, role="all", **environ) as server:
+        server.expect_faults = True  # librdkafka's words about a broker that is away
+
+        def reload(sources: str) -> None:
+            before = len(server.said("configuration reloaded"))
+            file.write_text(f"sources: {{{sources}}}\n")
+            server.process.send_signal(signal.SIGHUP)
+            eventually(lambda: len(server.said("configuration reloaded")) >= before + 2, "ingest and worker know")
+
+        eventually(lambda: server.ask(request("/one", b"x")).status == 200, "it serves")
+        stack.kafka.kill()
+        try:
+            reload(both)
+
+            def stored() -> str:
+                answer = server.ask(request("/brief", b"kept"))
+                return answer.json["event_id"] if answer.status == 200 else ""
+
+            event_id = eventually(stored, "the outbox takes it")
+            reload(one)
+            assert server.ask(request("/brief", b"late")).status == 404
+        finally:
+            stack.kafka.start()
+        asyncio.run(world.empty())
+        assert event_id in asyncio.run(world.ids_in(topic))
+        assert "relay" not in server.health(server.management_port)[1]["parts"]
 
 
 def test_a_topic_that_fails_for_a_while_holds_no_other_up_and_loses_nothing(

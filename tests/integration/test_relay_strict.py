@@ -102,9 +102,11 @@ def test_rule_6_a_source_that_is_blocked_holds_no_other_up(world: RelayWorld) ->
 
     async def test() -> None:
         await world.migrate()
+        await world.lost(missing)
         blocked = await world.put(*one_partition(world, 30), topic=missing, source="a", number=1)
-        async with world.relaying():
+        async with world.relaying() as relay:
             await until(lambda: BLOCKED.value == 1)
+            assert [part.reason.partition(";")[0] for part in relay.parts()] == ["strict sources that wait: a"]
             strictly = await world.put(*one_partition(world, 30), source="b", number=1)
             freely = await world.put(*one_partition(world, 30))
 

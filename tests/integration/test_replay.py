@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -206,12 +207,31 @@ def test_events_that_never_reached_kafka_are_left_out_and_told(world: World, tar
                 'UPDATE events SET state = $2, "offset" = NULL WHERE event_id = $1::text::uuid', event_id, state
             )
         )
+        asyncio.run(
+            world.fetch(
+                """INSERT INTO outbox (event_id, source, topic, value, headers, size_bytes, relay_after, state)
+                   SELECT event_id, source, topic, body, '[]', 0, now() + interval '1 day', state FROM events
+                   WHERE event_id = $1::text::uuid""",
+                event_id,
+            )
+        )
     found = json.loads(kwb(world, "replay", "--all", "--json"))
     assert (found["events"], found["left_out"]) == (2, {"waiting": 1, "blocked": 1, "quarantined": 1})
     process = start(world, "replay", "--all", "--to", target, "--run")
     _, err = process.communicate(timeout=60)
     assert "1 event left out, waiting: in PostgreSQL; the bridge sends it to Kafka" in err
     assert [header(message, "ce_id") for message in all_of(world, target)] == sent[3:]
+
+
+def test_what_kafka_acknowledged_and_the_archive_never_read_is_sent_again(world: World, target: str) -> None:
+    """As when its topic was lost in between: it is in no outbox, and has no position."""
+    sent = some(world, 3)
+    lost = "state = 'waiting', topic_id = NULL, partition = NULL, \"offset\" = NULL"
+    asyncio.run(world.fetch(f"UPDATE events SET {lost} WHERE event_id = $1", uuid.UUID(sent[1])))
+    found = json.loads(kwb(world, "replay", "--all", "--json"))
+    assert (found["events"], found["left_out"], len(found["sample"])) == (3, {}, 3)
+    assert last_line(kwb(world, "replay", "--all", "--to", target, "--run", "--json"))["passed"] == 3
+    assert [header(message, "ce_id") for message in all_of(world, target)] == sent
 
 
 # Where it is killed, one time after the other; and whether some must then be found in the target.

@@ -104,6 +104,31 @@ def test_rule_14_deliveries_are_forgotten_after_the_window(world: World) -> None
     run(test())
 
 
+def test_replays_are_forgotten_with_the_oldest_events(world: World) -> None:
+    """With what belongs to them. What is not done can still be gone on with."""
+    days = world.settings.archive.retention_days
+    aged = {"old": ("done", days + 1), "young": ("done", days - 1), "paused": ("paused", days + 1)}
+
+    async def test() -> None:
+        async with Store(world.settings.store) as store:
+            await migrate(store)
+            for name, (state, age) in aged.items():
+                one = await world.fetch(
+                    """INSERT INTO replays (replay_id, kind, selection, to_topic, state, events, size_bytes, updated_at)
+                       VALUES (gen_random_uuid(), 'replay', '{}', $1, $2, 1, 1, now() - make_interval(days => $3))
+                       RETURNING replay_id""",
+                    name, state, age,
+                )  # fmt: skip
+                await world.fetch("INSERT INTO replay_targets VALUES ($1, $2, 0, $1, 7)", one[0][0], name)
+            ahead = Retention(world.settings, store, clock=lambda: NOW_MS + 400 * ids.DAY_MS)
+            assert await ahead.tidy()  # PostgreSQL's clock counts
+        for table, column in (("replays", "to_topic"), ("replay_targets", "topic")):
+            rows = await world.fetch(f"SELECT {column} FROM {table} ORDER BY 1")
+            assert [row[0] for row in rows] == ["paused", "young"]
+
+    run(test())
+
+
 def test_retention_is_the_work_of_one_worker(world: World) -> None:
     async def test() -> None:
         async with Store(world.settings.store) as store:

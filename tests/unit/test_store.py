@@ -6,6 +6,7 @@ import itertools
 import uuid
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.errors import UsageError
 from kafka_webhook_bridge.store import sql
+from kafka_webhook_bridge.store.errors import refuses_a_row
 from kafka_webhook_bridge.store.events import LIMIT_MAX, Search
 from kafka_webhook_bridge.store.partitions import Partition, missing
 
@@ -49,6 +51,25 @@ def test_floors_outside_the_range_of_ids() -> None:
 )  # fmt: skip
 def test_what_is_no_id_of_the_bridge(text: str) -> None:
     assert ids.parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("failure", "a_row"),
+    [
+        (asyncpg.UntranslatableCharacterError("U+0000"), True),  # 22P05
+        (asyncpg.CheckViolationError("state"), True),
+        (asyncpg.ProgramLimitExceededError("index row too long"), True),
+        (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "a lone surrogate"), True),
+        (asyncpg.InternalServerError("could not read block 7"), False),
+        (asyncpg.IndexCorruptedError("unexpected zero page"), False),
+        (asyncpg.DataCorruptedError("invalid page"), False),
+        (asyncpg.DiskFullError("no space left"), False),
+        (asyncpg.QueryCanceledError("statement timeout"), False),
+        (TimeoutError(), False),
+    ],
+)
+def test_rule_20_only_what_is_wrong_with_a_row_is_its_fault(failure: Exception, a_row: bool) -> None:
+    assert refuses_a_row(failure) is a_row
 
 
 def test_statements_by_name() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kafka_webhook_bridge.archive import verdicts
-from kafka_webhook_bridge.archive.verdicts import ENDS, EXAMPLES_MAX, Ledger, Verdicts, Window, unaccounted
+from kafka_webhook_bridge.archive.verdicts import ENDS, EXAMPLES_MAX, At, Ledger, Verdicts, Window, unaccounted
 
 LOW_MS, HIGH_MS = 1_000_000, 2_000_000
 BODY, OTHER = (hashlib.sha256(body).digest() for body in (b"one", b"other"))
@@ -223,6 +223,75 @@ def test_another_body_is_corrupt(receipts: bool, where: str) -> None:
     if receipts:
         assert (found.corrupt_in_kafka, found.corrupt_in_archive) == ((1, 0) if where == "kafka" else (0, 1))
     assert not found.sound
+
+
+LABEL, FOREIGN = (hashlib.sha256(label).digest() for label in (b"label", b"foreign"))
+
+
+@pytest.mark.parametrize(
+    ("labels", "row", "corrupt", "where"),
+    [
+        ((LABEL,), LABEL, 0, (0, 0)),
+        ((LABEL, LABEL), LABEL, 0, (0, 0)),
+        ((LABEL,), FOREIGN, 1, (0, 1)),
+        ((LABEL, FOREIGN), LABEL, 1, (1, 0)),
+        ((FOREIGN, LABEL), LABEL, 1, (1, 0)),  # whichever was read first
+        ((LABEL, FOREIGN), None, 1, (1, 0)),
+        ((LABEL,), None, 0, (0, 0)),
+        ((None,), LABEL, 0, (0, 0)),
+    ],
+)
+def test_another_key_or_header_is_corrupt(
+    labels: tuple[bytes | None, ...], row: bytes | None, corrupt: int, where: tuple[int, int]
+) -> None:
+    world = ledger()
+    good(world, 2)
+    world.acked(an_id(), BODY)
+    for offset, label in enumerate(labels):
+        world.record(an_id(), "shop", BODY, label, at=At("t", 0, offset), copy=offset > 0, passed=True)
+    world.row(an_id(), "shop", BODY, "log", row)
+    found = world.verdicts()
+    assert problems(found) == ({"corrupt": corrupt} if corrupt else {})
+    assert (found.corrupt_labels, found.corrupt_in_kafka, found.corrupt_in_archive) == (corrupt, *where)
+    expected = {str(uuid.UUID(bytes=an_id())): [At("t", 0, 1)]} if where[0] else {}
+    assert found.places == expected
+
+
+def test_a_row_that_postgresql_took_in_part_says_nothing_of_its_label() -> None:
+    world = ledger()
+    world.acked(an_id(), BODY)
+    world.record(an_id(), "shop", BODY, LABEL, passed=True)
+    world.record(an_id(), "shop", BODY, FOREIGN, copy=True)  # a replay of what was kept
+    world.row(an_id(), "shop", BODY, "log", FOREIGN, label_lost=True)
+    assert problems(world.verdicts()) == {}
+
+
+def test_of_a_record_that_somebody_else_made_a_row_need_not_have_everything() -> None:
+    world = ledger(receipts=False)
+    world.record(an_id(), "shop", BODY, FOREIGN, made_here=False, passed=True)
+    world.row(an_id(), "shop", BODY, "log", LABEL)
+    assert problems(world.verdicts()) == {}
+    world.record(an_id(), "shop", BODY, LABEL, copy=True)  # but two records of one event are alike
+    assert problems(world.verdicts()) == {"corrupt": 1}
+
+
+def test_duplicates_are_told_with_their_places_and_only_of_a_few() -> None:
+    world = ledger()
+    for number in range(30, 0, -1):
+        world.acked(an_id(number), BODY)
+    for copy in range(20):
+        for number in range(1, 31):
+            world.record(an_id(number), "shop", BODY, at=At("t" if copy else "u", copy, 2**40 + number), passed=True)
+    for number in range(1, 31):
+        world.row(an_id(number), "shop", BODY, "log")
+    found = world.verdicts()
+    assert found.duplicated == 30
+    assert len(found.examples["duplicated"]) == EXAMPLES_MAX
+    assert found.places.keys() == set(found.examples["duplicated"])
+    (first, *_), places = found.examples["duplicated"], found.places[found.examples["duplicated"][0]]
+    number = uuid.UUID(first).int & 0xFF
+    assert places == [At("t" if copy else "u", copy, 2**40 + number) for copy in range(EXAMPLES_MAX)]
+    assert str(places[0]) == f"u/0@{2**40 + number}"
 
 
 def test_rule_16_replays_rebuilds_and_releases_are_no_duplicates() -> None:

@@ -200,7 +200,8 @@ async def _worker(settings: Settings, control: socket.socket) -> int:
 
     def parts() -> list[health.Part]:
         reason = database.reason()
-        return [health.Part("postgres", "unavailable" if reason else "ready", reason or "", durable=True)]
+        postgres = health.Part("postgres", "unavailable" if reason else "ready", reason or "", durable=True)
+        return [postgres, *(relay.parts() if store is not None else ())]
 
     use = archiver.use if store is not None else lambda _: None
     well = await _serve_until_told(channel, parts, lambda: _reload(settings, store, use), background)

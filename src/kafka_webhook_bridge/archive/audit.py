@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from kafka_webhook_bridge import formats, ids
-from kafka_webhook_bridge.archive.rows import look_at
-from kafka_webhook_bridge.archive.verdicts import Ledger, Verdicts, Where, Window
+from kafka_webhook_bridge.archive.rows import label, look_at
+from kafka_webhook_bridge.archive.verdicts import At, Ledger, Verdicts, Where, Window
 from kafka_webhook_bridge.errors import KafkaError, UsageError
+from kafka_webhook_bridge.formats.rows import record_of
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import record_bytes_limit
 from kafka_webhook_bridge.kafka.consumer import Place, Record
@@ -189,7 +190,8 @@ class Audit:
             self._incomplete.append(path)
             cut = "; its last line is cut" if reader.cut else ""
             self._notes.append(f"{path} does not claim to be complete{cut}: nothing is called spurious because of it.")
-        whole = int(reader.started_s * 1000), int(reader.ended_s * 1000) + (0 if reader.complete else _UNANSWERED_MS)
+        ended_ms = int(reader.ended_s * 1000) + (0 if reader.complete else _UNANSWERED_MS)
+        whole = int(reader.started_s * 1000), min(ended_ms, ids.TIME_MS_MAX)
         low_ms = max(whole[0], asked.since_ms or 0)
         high_ms = min(whole[1], whole[1] if asked.until_ms is None else asked.until_ms - 1)
         # A request that was sent before the cut may have been received behind it: then it would look like nobody's.
@@ -326,10 +328,11 @@ class Audit:
         if seen.format is not None:
             with contextlib.suppress(ValueError):  # the archive keeps such a value as the body, too
                 body = formats.decode(seen.format, body)
+        at = At(record.topic, record.partition, record.offset)
         self.ledger.record(
-            seen.event_id.bytes, seen.source, sha256(body).digest(),
-            copy=seen.copy, passed=record.offset < self._archived.get(Place(record.topic, record.partition), 0),
-            released=seen.released,
+            seen.event_id.bytes, seen.source, sha256(body).digest(), label(record.key, record.headers), at=at,
+            copy=seen.copy, passed=at.offset < self._archived.get(Place(at.topic, at.partition), 0),
+            released=seen.released, made_here=seen.made_here,
         )  # fmt: skip
 
     # ── PostgreSQL ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -344,7 +347,7 @@ class Audit:
             low, high = ids.floor(window.low_ms), ids.floor(window.high_ms + 1)
             async for rows in audit.pages(store, window.source, low, high):
                 await self._take_rows(rows, elsewhere)
-                self._progress("postgresql", done + ids.time_ms(rows[-1].event_id) - window.low_ms, total)
+                self._progress("postgresql", done + ids.time_ms(rows[-1].event.event_id) - window.low_ms, total)
             done += max(1, window.high_ms - window.low_ms)
         wanted = [uuid.UUID(bytes=event_id) for event_id in self.ledger.told_without_row()]
         for start in range(0, len(wanted), audit.PAGE_ROWS):
@@ -355,26 +358,33 @@ class Audit:
     async def _take_rows(self, rows: list[audit.Row], elsewhere: set[str]) -> None:
         """Rows into the ledger. Topics that they name and that were not read are read at the end; `elsewhere` are
         those that do not exist."""
-        for name in {row.topic for row in rows} - self._logs.keys() - elsewhere:
+        for name in {row.event.topic for row in rows} - self._logs.keys() - elsewhere:
             found = await self._look([name])
             self._logs |= found
             elsewhere |= {name} - found.keys()
         for row in rows:
-            self.ledger.row(row.event_id.bytes, row.source, row.body_sha256, self._where(row), released=row.released)
+            event = row.event
+            record = record_of(event)  # its value is none of the event's, but nothing else hangs on it
+            self.ledger.row(
+                event.event_id.bytes, event.source, row.body_sha256, self._where(row),
+                label(record.key, record.headers), label_lost=row.partial, released=row.released,
+            )  # fmt: skip
 
     def _where(self, row: audit.Row) -> Where:
         """Where a row says that its record is."""
-        if row.offset is None:
-            # One that has left the outbox was acknowledged by Kafka; the archive fills in its position later.
-            halted: Where = "quarantined" if row.outbox_state == "quarantined" else "waiting"
-            return "log" if row.outbox_state is None else halted
-        log = self._logs.get(row.topic)
+        event = row.event
+        log = self._logs.get(event.topic)
+        if event.offset is None and row.outbox_state is not None:
+            return "quarantined" if row.outbox_state == "quarantined" else "waiting"
         if log is None:
-            self._gone[row.topic] += 1
-        if log is None or log.topic_id != row.topic_id:
+            self._gone[event.topic] += 1
+            return "before_log_start"
+        if event.offset is None:
+            return "log"  # it has left the outbox, so Kafka acknowledged it; the archive fills in its position later
+        if log.topic_id != event.topic_id:
             return "before_log_start"  # that life of the topic is over
-        first, _ = log.ranges.get(row.partition or 0, (0, 0))
-        return "log" if row.offset >= first else "before_log_start"
+        first, _ = log.ranges.get(event.partition or 0, (0, 0))
+        return "log" if event.offset >= first else "before_log_start"
 
     async def _thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """A blocking call. When this is cancelled, the thread is told and ends soon."""

@@ -1,23 +1,26 @@
 """A lost topic made anew out of PostgreSQL (rules.md 15).
 
-The same records with the same ids, in the order of partition and offset, each to the partition that it had. With every
-batch the events get their new positions, and the archive's own position moves over what the rebuild wrote, so nothing
-is read and stored twice. Webhooks may come meanwhile: they stand among the rebuilt records, and the archive reads them.
+The same records with the same ids, in the order of partition and offset, each to the partition that it had. Events that
+Kafka acknowledged and the archive had not come to are written behind these, where their keys belong. With every batch
+the events get their new positions, and the archive's own position moves over what the rebuild wrote, so nothing is read
+and stored twice. Webhooks may come meanwhile: they stand among the rebuilt records, and the archive reads them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 
 from kafka_webhook_bridge.archive.resend import BATCH_EVENTS, At, Resend
 from kafka_webhook_bridge.errors import ReplayError
 from kafka_webhook_bridge.event import Record
 from kafka_webhook_bridge.formats.rows import REPLAY, EventRow, record_of
 from kafka_webhook_bridge.kafka.admin import Admin
+from kafka_webhook_bridge.kafka.writer import BY_KEY
 from kafka_webhook_bridge.observability.failpoints import failpoint
 from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.store import Store, rebuilds
@@ -28,12 +31,14 @@ from kafka_webhook_bridge.store.replays import Listed, Replay, Step, Target
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a rebuild would do; `unfinished` is the id of one that began already and is gone on with."""
+    """What a rebuild would do; `unfinished` is the id of one that began already and is gone on with. `lost` raises
+    ReplayError when the topic is there and has records."""
 
     topic: str
     since: datetime | None
     found: Contents
     unfinished: uuid.UUID | None
+    lost: Callable[[], Awaitable[int]]
 
 
 async def plan(settings: Settings, store: Store, topic: str, since: datetime | None) -> Plan:
@@ -42,35 +47,46 @@ async def plan(settings: Settings, store: Store, topic: str, since: datetime | N
     Raises ReplayError when the topic is not lost, or when the archive has nothing of it."""
     unfinished = await rebuilds.unfinished(store, topic)
     found = await rebuilds.contents(store, topic, since)
+    lost = partial(_lost, Admin(settings.kafka, client_id="kwb-rebuild-admin"), topic, found.partitions)
     if unfinished is not None:
-        return Plan(topic, since, found, unfinished)
+        return Plan(topic, since, found, unfinished, lost)
     if not found.events:
         raise ReplayError(
             f"The archive has no event that was in the topic {topic}.",
-            hint="`kwb events search` shows what there is. What waits in the outbox is sent by the bridge itself.",
+            hint="`kwb events search` shows what there is. What waits in the outbox is sent by the bridge itself once "
+            "the topic is there: make it with Kafka's own tools.",
         )
-    admin = Admin(settings.kafka, client_id="kwb-rebuild-admin")
-    ends = (await asyncio.to_thread(admin.offsets, [topic])).get(topic)
-    if ends is not None:
-        records = sum(end - first for first, end in ends.values())
-        if records:
-            raise ReplayError(
-                f"The topic {topic} exists and has {records} records.",
-                hint="Only a topic that is lost or empty is rebuilt; `kwb replay --to` sends events to another one.",
-            )
-        if len(ends) < found.partitions:
-            raise ReplayError(
-                f"The topic {topic} has {len(ends)} partitions, its events come from {found.partitions}.",
-                hint="Delete it; the rebuild makes it with as many partitions as before.",
-            )
-    return Plan(topic, since, found, None)
+    partitions = await lost()
+    found = found._replace(partitions=found.partitions or partitions or settings.kafka.topic_partitions)
+    return Plan(topic, since, found, None, lost)
+
+
+async def _lost(admin: Admin, topic: str, partitions: int) -> int:
+    """The partitions of an empty topic, 0 when there is none. Raises ReplayError for one that cannot be rebuilt."""
+    ends = (await asyncio.to_thread(admin.offsets, [topic])).get(topic, {})
+    records = sum(end - first for first, end in ends.values())
+    if records:
+        raise ReplayError(
+            f"The topic {topic} exists and has {records} records.",
+            hint="Only a topic that is lost or empty is rebuilt; `kwb replay --to` sends events to another one.",
+        )
+    if ends and len(ends) < partitions:
+        raise ReplayError(
+            f"The topic {topic} has {len(ends)} partitions, its events come from {partitions}.",
+            hint="Delete it; the rebuild makes it with as many partitions as before.",
+        )
+    return len(ends)
 
 
 async def create(store: Store, planned: Plan, rate: float | None) -> uuid.UUID:
     """Put on record what will be written, or find what is."""
     if planned.unfinished is not None:
         return planned.unfinished
-    rebuild_id = await rebuilds.create(store, planned.topic, planned.found, since=planned.since, rate=rate)
+    # The list is made first: whatever it has was acknowledged by then, so a topic that is missing or empty after that
+    # has nothing of it.
+    rebuild_id = await rebuilds.create(
+        store, planned.topic, planned.found, since=planned.since, rate=rate, then=planned.lost
+    )
     failpoint("rebuild.listed")
     return rebuild_id
 
@@ -114,8 +130,7 @@ class RebuildWork(Resend):
         return Listed(uuid.UUID(int=0), 0, one.after_place)
 
     def _to_write(self, row: EventRow) -> tuple[Record, int]:
-        assert row.partition is not None
-        return record_of(row), row.partition
+        return record_of(row), BY_KEY if row.partition is None else row.partition
 
     def _is_ours(self, headers: Mapping[str, bytes | None]) -> bool:
         return REPLAY not in headers

@@ -18,22 +18,27 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from kafka_webhook_bridge.archive.strict import StrictRelay
 from kafka_webhook_bridge.errors import KafkaError, StoreError
 from kafka_webhook_bridge.formats.packed import unpack
 from kafka_webhook_bridge.kafka.admin import Admin, TopicInfo
+from kafka_webhook_bridge.kafka.config import record_bytes_limit
 from kafka_webhook_bridge.kafka.errors import blame, reason_of
 from kafka_webhook_bridge.kafka.producer import NotTaken, Outcome, Producer, QueueFull
-from kafka_webhook_bridge.observability import logs, metrics
+from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.observability.background import pause, until
 from kafka_webhook_bridge.observability.failpoints import failpoint
 from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.store import Store
+from kafka_webhook_bridge.store.coordination import NOT_MADE_YET, has_existed, making_topics, record_topic
 from kafka_webhook_bridge.store.errors import sqlstate
 from kafka_webhook_bridge.store.relay import CHUNK_ROWS, STATES, Outbox, OutboxRow, Settlement, Size
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _BATCHES = 2  # under way at once
 _ASK_S = 5.0  # Kafka about a topic
@@ -49,6 +54,8 @@ _MEASURE_SHARE = 20  # and how much longer than the measuring took it is left al
 _CHUNKS = 20  # of one topic in one turn
 _STOP_S = 6.0  # on stop: then the work is cut
 _CLOSE_S = 2.0  # on stop: for the reports of what is under way
+_MISSING = "UNKNOWN_TOPIC"
+_NAMES_MAX = 5  # that health tells
 
 
 @dataclass(slots=True)
@@ -118,12 +125,15 @@ class Relay:
         self._lease_s = _LEASE_MARGIN_S + (
             (settings.kafka.delivery_timeout_ms + settings.relay.statement_timeout_ms) / 1000
         )
+        self._store = store
         self._body_bytes_max = sources.body_bytes_max
+        self._record_bytes_max = record_bytes_limit(max(settings.ingest.body_bytes_max, sources.body_bytes_max))
         self._died = died
         self._migrated = migrated
         self._outbox = Outbox(store, settings.relay.statement_timeout_ms)
         self._admin = Admin(settings.kafka, timeout_s=_ASK_S, client_id="kwb-relay-admin")
         self._threads = ThreadPoolExecutor(2, "relay-admin")
+        self._one_at_a_time = asyncio.Lock()
         self._topics: dict[str, Topic] = {}
         self._rows = 0  # leased and not settled
         self._todo = Settlement()
@@ -214,7 +224,7 @@ class Relay:
             try:
                 if not known or self._too_large(topic, largest):
                     await self._examine(topic)
-            except KafkaError as error:
+            except (KafkaError, StoreError) as error:
                 self._say("a topic cannot be looked at", error)
                 topic.failed(loop.time())
                 self._give_back(members)
@@ -348,8 +358,35 @@ class Relay:
     # ── topics that cannot be written to ──────────────────────────────────────────────────────────────────────────
 
     async def look_at(self, name: str) -> TopicInfo | str:
-        """The topic, or why it cannot be written to. Raises KafkaError."""
-        return await asyncio.wrap_future(self._threads.submit(self._admin.writable, name))
+        """The topic, or why it cannot be written to. Raises KafkaError and StoreError.
+
+        A topic that never was is made: the source whose events wait for it may have come and gone while Kafka was away,
+        so nobody else would. One that was there and is lost stays lost (rules.md 10).
+        """
+        found = await self._ask(self._admin.writable, name)
+        if found == _MISSING and not await has_existed(self._store, name):
+            async with self._one_at_a_time:  # each takes two connections
+                found = await self._make(name)
+        return found
+
+    async def _make(self, name: str) -> TopicInfo | str:
+        """On record first without an id, as in the ingest: after a crash nothing looks lost that was never made."""
+        async with making_topics(self._store):
+            found = await self._ask(self._admin.writable, name)  # another process may have made it meanwhile
+            if found != _MISSING or await has_existed(self._store, name):
+                return found
+            await record_topic(self._store, name, NOT_MADE_YET, "source", only_new=True)
+            try:
+                info = await self._ask(self._admin.ensure_topic, name, self._record_bytes_max)
+            except KafkaError as error:
+                self._say("a topic that events wait for cannot be made", error)
+                return _MISSING
+            await record_topic(self._store, name, info.topic_id, "source")
+            return info
+
+    async def _ask(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """A blocking call to Kafka, in a thread that nobody waits for at the end."""
+        return await asyncio.wrap_future(self._threads.submit(call, *args, **kwargs))
 
     async def _examine(self, topic: Topic) -> None:
         found = await self.look_at(topic.name)
@@ -369,13 +406,14 @@ class Relay:
         """Block the rest of a topic that is blocked, release the events of one that is no more."""
         while not stop.is_set():
             try:
-                for name, reason in (await self._outbox.blocked_topics()).items():
+                held = await self._outbox.blocked_topics()
+                for name, reason in held.items():
                     topic = self._topics.setdefault(name, Topic(name))
                     topic.blocked = topic.blocked or reason or "blocked"
                 more = False
                 for topic in [topic for topic in self._topics.values() if topic.blocked]:
                     if self._producer.available:
-                        more |= await self._watch(topic)
+                        more |= await self._watch(topic, waited_for=topic.name in held)
                 if more:
                     continue
             except StoreError as error:
@@ -385,7 +423,7 @@ class Relay:
             self._blocked_topics.set(sum(topic.blocked is not None for topic in self._topics.values()))
             await pause(stop, self._limits.topic_check_ms / 1000)
 
-    async def _watch(self, topic: Topic) -> bool:
+    async def _watch(self, topic: Topic, *, waited_for: bool) -> bool:
         """Whether there is more to do."""
         await self._examine(topic)
         rows = 0
@@ -399,9 +437,20 @@ class Relay:
                 break
         if rows:
             self._log.info("events " + ("blocked" if topic.blocked else "released"), topic=topic.name, events=rows)
+        elif topic.blocked and not waited_for and not self._rows:
+            topic.blocked = topic.checked_at = None  # nothing waits for it any more; whatever comes is looked at first
         return changed == CHUNK_ROWS
 
     # ── what is told ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def parts(self) -> list[health.Part]:
+        """What somebody must do something about, so that events go on. Webhooks are as durable as before."""
+        topics = [f"{topic.name} ({topic.blocked})" for topic in self._topics.values() if topic.blocked]
+        found = ((topics, "topics that cannot be written to"), (list(self._strict.blocked), "strict sources that wait"))
+        told = [f"{what}: {', '.join(sorted(names)[:_NAMES_MAX])}" for names, what in found if names]
+        if not told:
+            return []
+        return [health.Part("relay", "degraded", f"{'; '.join(told)}; `kwb outbox list` tells what mends it")]
 
     async def _measuring(self, stop: asyncio.Event) -> None:
         loop, registry = asyncio.get_running_loop(), metrics.registry()

@@ -1,5 +1,6 @@
 """Partitions of `events`: made ahead, the default one emptied into them, dropped when too old (rules.md 7, 18).
-Deliveries that suppress no duplicate any more are forgotten here too (rules.md 14).
+Deliveries that suppress no duplicate any more (rules.md 14), and replays as old as the oldest events, are forgotten
+here too.
 
 One worker does it, under a lease. Done twice it would do no harm, so nothing else protects it.
 """
@@ -16,7 +17,7 @@ from kafka_webhook_bridge.errors import StoreError
 from kafka_webhook_bridge.observability import logs
 from kafka_webhook_bridge.observability.background import pause
 from kafka_webhook_bridge.settings import Settings
-from kafka_webhook_bridge.store import Store, deliveries, partitions
+from kafka_webhook_bridge.store import Store, deliveries, partitions, replays
 from kafka_webhook_bridge.store.coordination import Lease
 
 _EVERY_S = 600.0
@@ -78,7 +79,9 @@ class Retention:
 
     async def tidy(self) -> bool:
         """One turn; false if somebody else has it. Raises StoreError."""
-        for step in (self._make_ahead, self._empty_default, self._drop_old, self._forget_deliveries):
+        for step in (
+            self._make_ahead, self._empty_default, self._drop_old, self._forget_deliveries, self._forget_replays,
+        ):  # fmt: skip
             if not await self._lease.take():
                 return False
             try:
@@ -138,3 +141,10 @@ class Retention:
         deleted = await deliveries.expire(self._store, await partitions.server_time_ms(self._store) - window_ms)
         if deleted:
             self._log.info("deliveries forgotten: older than the window", deliveries=deleted)
+
+    async def _forget_replays(self) -> None:
+        """What they sent is past retention, too. By PostgreSQL's clock."""
+        kept_ms = self._limits.retention_days * ids.DAY_MS
+        deleted = await replays.expire(self._store, await partitions.server_time_ms(self._store) - kept_ms)
+        if deleted:
+            self._log.info("replays forgotten: done before the oldest event that is kept", replays=deleted)

@@ -97,7 +97,7 @@ class StrictRelay:
         self._body_bytes_max = sources.body_bytes_max
         self._died = died
         self._producer: Producer | None = None
-        self._blocked: set[str] = set()
+        self.blocked: set[str] = set()
         self._looked: dict[str, tuple[float, TopicInfo]] = {}
         self._log = logs.get_logger("relay")
         registry = metrics.registry()
@@ -309,5 +309,5 @@ class StrictRelay:
         elif source.blocked and not reason:
             self._log.info("strict source goes on", source=source.name)
         source.blocked = reason
-        (self._blocked.add if reason else self._blocked.discard)(source.name)
-        self._blocked_sources.set(len(self._blocked))
+        (self.blocked.add if reason else self.blocked.discard)(source.name)
+        self._blocked_sources.set(len(self.blocked))

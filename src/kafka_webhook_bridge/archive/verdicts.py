@@ -7,8 +7,9 @@
 The receipts come first, then records and rows in any order. Nothing here reads, waits or knows where things come from,
 so tests bring worlds of their own. Without receipts the ledger compares records and rows alone.
 
-An event takes about 45 bytes, whatever its size: its id and half of its SHA-256 lie in flat memory, found by a hash
-table of numbers. Python's own dict with one object per event would take five times as much.
+An event takes about 62 bytes, whatever its size: its id, digests of its body and of its label (key and headers), and
+the place of its first record lie in flat memory, found by a hash table of numbers. Python's own dict with one object
+per event would take several times as much.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-EXAMPLES_MAX = 10  # ids kept of each verdict
+EXAMPLES_MAX = 10  # ids kept of each verdict, and places of each of them
 
 _ID_BYTES = 16
 _DIGEST_BYTES = 16  # of a SHA-256: nobody who could look for half a collision profits from one here
 _ZERO_DIGEST = bytes(_DIGEST_BYTES)
+_ZERO_LABEL = bytes(8)
+_LABEL_BYTES = len(_ZERO_LABEL)  # of a SHA-256: two labels of one event are compared, never millions with each other
+_OFFSET_BITS = 48  # of a place; the rest numbers its partition
 _COPIES_MAX = 255
 
 # Where a row says that its event must be: in the log, in a part of the log that is gone, or not yet there.
@@ -63,10 +67,26 @@ _WAITING = 1 << 11
 _QUARANTINED = 1 << 12
 _SPURIOUS_COUNTS = 1 << 13  # a file that claims to be complete covers it
 _ORIGINAL = 1 << 14  # a record that is no replay, or a row
+_HAS_LABEL = 1 << 15
+_LABEL_KAFKA = 1 << 16  # its records have different labels
+_LABEL_ARCHIVE = 1 << 17  # its row has another one than its records
+_LABEL_LOST = 1 << 18  # its row was kept without some of what its label is made of
+_FOREIGN = 1 << 19  # a record that somebody else made: its row has no more of it than the bridge knows
 _WHERE: Mapping[Where, int] = {
     "log": 0, "before_log_start": _BEFORE_LOG_START, "waiting": _WAITING, "quarantined": _QUARANTINED,
 }  # fmt: skip
 _KNOWN = _ACKED | _REFUSED | _UNKNOWN
+
+
+class At(NamedTuple):
+    """Where a record is."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}@{self.offset}"
 
 
 class Window(NamedTuple):
@@ -90,7 +110,8 @@ class Verdicts:
 
     `acknowledged` are 2xx, `suppressed` those of them that named an earlier delivery's event. `fates` sums to
     `events`, the number of acknowledged ones and of all others that were found in the audited windows. `examples` are
-    ids by verdict, EXAMPLES_MAX each.
+    ids by verdict, EXAMPLES_MAX each; `places` where the records of duplicated and corrupt ones among them are.
+    `corrupt_labels` are corrupt events whose key or headers differ, whatever their bodies.
     """
 
     receipts: bool
@@ -105,6 +126,7 @@ class Verdicts:
     corrupt: int = 0
     corrupt_in_kafka: int = 0
     corrupt_in_archive: int = 0
+    corrupt_labels: int = 0
     rejected_but_stored: int = 0
     spurious: int = 0
     duplicated: int = 0
@@ -113,6 +135,7 @@ class Verdicts:
     records: int = 0
     rows: int = 0
     examples: dict[str, list[str]] = field(default_factory=dict)
+    places: dict[str, list[At]] = field(default_factory=dict)
 
     @property
     def lost(self) -> int:
@@ -131,7 +154,8 @@ class Verdicts:
 
 
 class Ledger:
-    """Takes what was told and what was found. Ids are the 16 bytes of an event id, digests SHA-256 of the body."""
+    """Takes what was told and what was found. Ids are the 16 bytes of an event id, digests SHA-256 of the body, labels
+    SHA-256 of key and headers; None where they are not known."""
 
     def __init__(self, *, receipts: bool, archive: bool = True, kept_from_ms: int = 0) -> None:
         """`receipts` tells that there are some, `archive` that rows are read at all; events received before
@@ -141,10 +165,17 @@ class Ledger:
         self.has_archive = archive
         self._kept_from_ms = kept_from_ms
         self._events = _Index()
-        self._flags = array("H")
+        self._flags = array("I")
         self._copies = bytearray()
         self._digests = bytearray()
+        self._labels = bytearray()
+        self._first = array("Q")  # the place of the first record that is no copy
+        self._partitions: list[tuple[str, int]] = []
+        self._partition_numbers: dict[tuple[str, int], int] = {}
         self._other_digests: dict[int, set[bytes]] = {}
+        # Of the first few events with several records, or with changed ones: where these are.
+        self._repeated: dict[int, list[At]] = {}
+        self._changed: dict[int, list[At]] = {}
         # Of answers without an event id, by digest: how many of each kind.
         self._acked_bodies: Counter[bytes] = Counter()
         self._refused_bodies: Counter[bytes] = Counter()
@@ -205,13 +236,17 @@ class Ledger:
         event_id: bytes,
         source: str,
         digest: bytes,
+        label: bytes | None = None,
         *,
+        at: At | None = None,
         copy: bool = False,
         passed: bool = False,
         released: bool = False,
+        made_here: bool = True,
     ) -> None:
         """A record in Kafka. `copy`: made by a replay or a rebuild; `passed`: the archive has committed its position
-        behind it; `released`: of an event that was refused at first and let in by an operator."""
+        behind it; `released`: of an event that was refused at first and let in by an operator; `made_here`: by the
+        bridge."""
         number = self._find(event_id, source)
         if number < 0:
             return
@@ -222,20 +257,69 @@ class Ledger:
             found.replayed += 1
         else:
             flag |= _ORIGINAL | (_ROW_DUE if passed else 0)
-            if not released and self._copies[number] < _COPIES_MAX:
-                self._copies[number] += 1
-        self._see(number, digest, flag | (_RELEASED if released else 0), _CORRUPT_KAFKA)
+            if not released:
+                self._count_copy(number, at)
+        flag |= (_RELEASED if released else 0) | (0 if made_here else _FOREIGN)
+        changed = self._see(number, digest, flag, _CORRUPT_KAFKA)
+        changed |= label is not None and self._see_label(number, label, _LABEL_KAFKA)
+        if changed and at is not None:
+            _keep_few(self._changed, number, at)
 
-    def row(self, event_id: bytes, source: str, digest: bytes, where: Where, *, released: bool = False) -> None:
-        """A row of the archive."""
+    def _count_copy(self, number: int, at: At | None) -> None:
+        copies = self._copies[number]
+        if copies < _COPIES_MAX:
+            self._copies[number] = copies + 1
+        if at is None:
+            return
+        if not copies:
+            self._first[number] = self._partition_number(at) << _OFFSET_BITS | at.offset
+            return
+        first = self._first[number]
+        topic, partition = self._partitions[first >> _OFFSET_BITS]
+        _keep_few(self._repeated, number, At(topic, partition, first & (1 << _OFFSET_BITS) - 1), at)
+
+    def _partition_number(self, at: At) -> int:
+        place = at.topic, at.partition
+        number = self._partition_numbers.get(place)
+        if number is None:
+            number = self._partition_numbers[place] = len(self._partitions)
+            self._partitions.append(place)
+        return number
+
+    def row(
+        self,
+        event_id: bytes,
+        source: str,
+        digest: bytes,
+        where: Where,
+        label: bytes | None = None,
+        *,
+        label_lost: bool = False,
+        released: bool = False,
+    ) -> None:
+        """A row of the archive. `label_lost`: PostgreSQL took it only in part, so that its records may have more."""
         number = self._find(event_id, source)
         if number < 0:
             return
         self._found.rows += 1
         flag = _IN_ARCHIVE | _ORIGINAL | _WHERE[where] | (_RELEASED if released else 0)
-        self._see(number, digest, flag, _CORRUPT_ARCHIVE)
+        self._see(number, digest, flag | (_LABEL_LOST if label_lost else 0), _CORRUPT_ARCHIVE)
+        if label is not None:
+            self._see_label(number, label, _LABEL_ARCHIVE)
 
-    def _see(self, number: int, digest: bytes, flag: int, corrupt: int) -> None:
+    def _see_label(self, number: int, label: bytes, corrupt: int) -> bool:
+        """Whether it is another one than the first."""
+        low, high = number * _LABEL_BYTES, (number + 1) * _LABEL_BYTES
+        if not self._flags[number] & _HAS_LABEL:
+            self._labels[low:high] = label[:_LABEL_BYTES]
+            self._flags[number] |= _HAS_LABEL
+        elif self._labels[low:high] != label[:_LABEL_BYTES]:
+            self._flags[number] |= corrupt
+            return True
+        return False
+
+    def _see(self, number: int, digest: bytes, flag: int, corrupt: int) -> bool:
+        """Whether the body is another one than the event's."""
         flags = self._flags[number]
         half = digest[:_DIGEST_BYTES]
         if not flags & _HAS_DIGEST:
@@ -244,6 +328,7 @@ class Ledger:
         elif self._digest(number) != half and half not in self._other_digests.get(number, ()):
             flag |= corrupt
         self._flags[number] = flags | flag
+        return bool(flag & corrupt)
 
     def _find(self, event_id: bytes, source: str) -> int:
         """The event's number; -1 when nobody asked for it."""
@@ -265,6 +350,8 @@ class Ledger:
             self._flags.append(0)
             self._copies.append(0)
             self._digests += _ZERO_DIGEST
+            self._labels += _ZERO_LABEL
+            self._first.append(0)
         return number
 
     def _digest(self, number: int) -> bytes:
@@ -350,10 +437,15 @@ class Ledger:
             told.duplicated += 1
             told.extra_records += self._copies[number] - 1
             self._example(told, "duplicated", number)
-        if flags & (_CORRUPT_KAFKA | _CORRUPT_ARCHIVE):
+        label = 0 if flags & _LABEL_LOST else flags & (_LABEL_KAFKA | _LABEL_ARCHIVE)
+        if label == _LABEL_ARCHIVE and flags & _FOREIGN:
+            label = 0
+        if label or flags & (_CORRUPT_KAFKA | _CORRUPT_ARCHIVE):
             told.corrupt += 1
-            told.corrupt_in_kafka += bool(flags & _CORRUPT_KAFKA)
-            told.corrupt_in_archive += bool(flags & _CORRUPT_ARCHIVE)
+            told.corrupt_labels += bool(label)
+            # Where records differ among themselves, a row that differs from the first of them may well be right.
+            told.corrupt_in_kafka += bool(flags & _CORRUPT_KAFKA or label & _LABEL_KAFKA)
+            told.corrupt_in_archive += bool(flags & _CORRUPT_ARCHIVE or label == _LABEL_ARCHIVE)
             self._example(told, "corrupt", number)
 
     def _explain(
@@ -377,7 +469,18 @@ class Ledger:
 
     def _example(self, told: Verdicts, verdict: str, number: int) -> None:
         if len(told.examples.get(verdict, ())) < EXAMPLES_MAX:
-            _keep(told, verdict, str(uuid.UUID(bytes=self._events.key(number))))
+            event_id = str(uuid.UUID(bytes=self._events.key(number)))
+            _keep(told, verdict, event_id)
+            if places := self._repeated.get(number) or self._changed.get(number):
+                told.places[event_id] = places
+
+
+def _keep_few(kept: dict[int, list[At]], number: int, *places: At) -> None:
+    """Add places of an event; of too many events those with the lowest numbers stay, which become the examples."""
+    known = kept.setdefault(number, [])
+    known += [at for at in places if at not in known][: EXAMPLES_MAX - len(known)]
+    if len(kept) > EXAMPLES_MAX:
+        del kept[max(kept)]
 
 
 def _keep(told: Verdicts, verdict: str, text: str) -> None:

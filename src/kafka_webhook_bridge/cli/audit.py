@@ -143,6 +143,7 @@ def described(result: Result) -> dict[str, Any]:
         "corrupt": found.corrupt,
         "corrupt_in_kafka": found.corrupt_in_kafka,
         "corrupt_in_archive": found.corrupt_in_archive,
+        "corrupt_key_or_headers": found.corrupt_labels,
         "rejected_but_stored": found.rejected_but_stored,
         "spurious": found.spurious,
         "duplicated": found.duplicated,
@@ -151,6 +152,7 @@ def described(result: Result) -> dict[str, Any]:
         "records": found.records,
         "rows": found.rows,
         "examples": found.examples,
+        "places": {event_id: [at._asdict() for at in places] for event_id, places in found.places.items()},
         "sources": result.sources,
         "topics": result.topics,
         "topics_gone": result.gone,
@@ -186,6 +188,9 @@ def show(result: Result, out: Output) -> None:
     for verdict in _SHOWN:
         if ids := found.examples.get(verdict):
             out.say(f"{verdict}: {', '.join(ids)}")
+            for event_id in ids:
+                if places := found.places.get(event_id):
+                    out.say(f"  {event_id} at {', '.join(map(str, places))}")
     for topic, count in result.gone.items():
         out.note(f"The topic {topic} is gone: {events(count)} of it in PostgreSQL alone.", "bold yellow")
         out.note(f"hint: `kwb rebuild {topic}` makes it anew, with its events.", "cyan")
@@ -212,6 +217,8 @@ def _verdicts(found: Verdicts) -> list[tuple[str, str, str]]:
         count: int = getattr(found, verdict)
         if verdict == "duplicated":
             words += f"; {found.extra_records:,} records too many"
+        elif verdict == "corrupt":
+            words += f"; key or headers of {found.corrupt_labels:,}"
         if (found.receipts or verdict not in _OF_RECEIPTS) and (count or verdict != "replayed"):
             rows.append((verdict, f"{count:,}", words))
     return rows

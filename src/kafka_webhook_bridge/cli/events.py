@@ -244,10 +244,16 @@ def show_event(event_id: uuid.UUID, out: Output, *, body: bool = False) -> None:
 
 
 def _facts(event: Mapping[str, Any], copies: Sequence[uuid.UUID]) -> list[tuple[str, str]]:
+    from kafka_webhook_bridge.store.events import ACKNOWLEDGED
 
     covers = "it covers the body" if event["covers_body"] else "it does not cover the body"
     verified = "nothing: the source takes anybody" if event["verified"] == "none" else f"{event['verified']}, {covers}"
-    place = f"{event['topic']}, partition {event['partition']}, offset {event['offset']} (topic id {event['topic_id']})"
+    if event["offset"] is not None:
+        place = f"partition {event['partition']}, offset {event['offset']} (topic id {event['topic_id']})"
+    elif event["state"] == ACKNOWLEDGED:
+        place = "acknowledged; the archive has not read it yet"
+    else:
+        place = "not yet there"
     facts = [
         ("event", str(event["event_id"])),
         ("received", iso(event["received_at"])),
@@ -256,7 +262,7 @@ def _facts(event: Mapping[str, Any], copies: Sequence[uuid.UUID]) -> list[tuple[
         ("key", "none" if event["key"] is None else event["key"]),
         ("verified", verified),
         ("state", event["state"]),
-        ("kafka", f"{event['topic']}, not yet there" if event["offset"] is None else place),
+        ("kafka", f"{event['topic']}, {place}"),
         ("format", event["format"]),
     ]
     if event["key_bytes"] is not None:

@@ -73,6 +73,8 @@ def list_outbox(out: Output) -> None:
     for count, line in zip(counts, lines, strict=True):
         out.say(line)
         out.say(f"    {_besides(count)}", "dim")
+    for topic in sorted({c.topic for c in counts if c.reason == "UNKNOWN_TOPIC"}):
+        out.note(f"{topic} is gone: `kwb rebuild {topic}` makes it anew with its events; what waits here follows.")
     if any(count.state != "waiting" for count in counts):
         out.note("What to do about blocked and quarantined events: docs/howto/outbox.md")
 

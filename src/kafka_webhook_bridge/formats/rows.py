@@ -41,7 +41,7 @@ TOO_LARGE = f"larger than {JSON_BYTES_MAX // 1024} KiB"
 HAS_NUL = "holds U+0000, which PostgreSQL cannot keep in text"
 NUMBER_TOO_LONG = "holds a number that is too long"
 
-_REQUEST_HEADER = "http_"
+REQUEST_HEADER = "http_"
 _MARK = "kwb_"
 _NO_MARKS = frozenset(
     {
@@ -205,7 +205,7 @@ class RowMaker:
         own: dict[str, bytes | None] = {}
         kept: list[tuple[str, bytes | None]] = []
         for name, data in headers:
-            if name[:5] == _REQUEST_HEADER:
+            if name[:5] == REQUEST_HEADER:
                 kept.append((name[5:], data))
             else:
                 own[name] = data

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import uuid
 from collections.abc import Callable
 
 from kafka_webhook_bridge import errors
@@ -23,7 +22,14 @@ from kafka_webhook_bridge.kafka.admin import Admin, TopicInfo
 from kafka_webhook_bridge.observability import logs
 from kafka_webhook_bridge.sources.source import Source
 from kafka_webhook_bridge.sources.table import SourceTable
-from kafka_webhook_bridge.store.coordination import KnownTopic, MadeBy, known_topics, making_topics, record_topic
+from kafka_webhook_bridge.store.coordination import (
+    NOT_MADE_YET,
+    KnownTopic,
+    MadeBy,
+    known_topics,
+    making_topics,
+    record_topic,
+)
 from kafka_webhook_bridge.store.pool import Store
 
 _RECHECK_S = 5.0
@@ -32,7 +38,6 @@ _LIMITS_EVERY = 6  # rechecks between two looks at the topics' limits
 _REFUSED_KEPT_S = 10.0  # an answer "no room" is asked again no sooner
 _REFUSED_MAX = 10_000
 _REQUEST_OVERHEAD_BYTES = 4096  # of a produce request with one record
-_NOT_MADE_YET = str(uuid.UUID(int=0))
 
 
 class Topics:
@@ -137,14 +142,14 @@ class Topics:
         made_by: MadeBy = "open_rule" if source.open else "source"
         async with making_topics(store):
             known = await self._known()
-            if topic in known and known[topic].topic_id != _NOT_MADE_YET:
+            if topic in known and known[topic].topic_id != NOT_MADE_YET:
                 if await self._describe(topic) is None:  # else another process has made it meanwhile
                     return self.block(topic)
             elif source.open:
                 others = sum(other.made_by == "open_rule" for name, other in known.items() if name != topic)
                 if others >= self._sources.topics_max:
                     return errors.TOPICS_MAX
-            await record_topic(store, topic, _NOT_MADE_YET, made_by, only_new=True)
+            await record_topic(store, topic, NOT_MADE_YET, made_by, only_new=True)
             info = await asyncio.to_thread(self._admin.ensure_topic, topic, self.record_bytes_max)
             self._found(info, made_by)
             await self._record()

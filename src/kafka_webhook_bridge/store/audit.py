@@ -6,26 +6,29 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
+from kafka_webhook_bridge.formats.rows import COLUMNS, EventRow
 from kafka_webhook_bridge.store.pool import Store
 from kafka_webhook_bridge.store.sql import QUERIES
 
 PAGE_ROWS = 1000
 _PAGE_TIMEOUT_MS = 120_000  # a page of the largest bodies has gigabytes to hash
 _WAITING_MAX = 10_000
+_COLUMNS = ", ".join(
+    {"body": "''::bytea AS body", "body_json": "NULL::jsonb AS body_json"}.get(column, f'e."{column}"')
+    for column in COLUMNS
+)
 
 
 class Row(NamedTuple):
-    """A row of `events` without what it holds. `offset` is None while nobody knows its place in Kafka;
-    `outbox_state` is None when it has no row in the outbox."""
+    """A row of `events`; `event.body` is empty, `event.offset` None while nobody knows its place in Kafka.
 
-    event_id: uuid.UUID
-    source: str
+    `partial` tells that PostgreSQL took it only in part, `outbox_state` is None when it has no row in the outbox.
+    """
+
+    event: EventRow
     body_sha256: bytes
-    topic: str
-    topic_id: uuid.UUID | None
-    partition: int | None
-    offset: int | None
     outbox_state: str | None
+    partial: bool
     released: bool
 
 
@@ -49,7 +52,7 @@ async def pages(store: Store, source: str | None, low: uuid.UUID, high: uuid.UUI
             yield rows
         if len(rows) < PAGE_ROWS:
             return
-        after, comparison = rows[-1].event_id, ">"
+        after, comparison = rows[-1].event.event_id, ">"
 
 
 async def by_id(store: Store, event_ids: Sequence[uuid.UUID]) -> list[Row]:
@@ -62,9 +65,11 @@ async def by_id(store: Store, event_ids: Sequence[uuid.UUID]) -> list[Row]:
 
 
 async def _rows(store: Store, where: str, *arguments: object, events: str = "events AS e") -> list[Row]:
-    query = QUERIES["audit_rows"].format(events=events, where=where, limit=PAGE_ROWS)
+    query = QUERIES["audit_rows"].format(columns=_COLUMNS, events=events, where=where, limit=PAGE_ROWS)
     async with store.connection("reading rows for an audit", timeout_ms=_PAGE_TIMEOUT_MS) as connection:
-        return [Row(*row) for row in await connection.fetch(query, *arguments)]
+        found = await connection.fetch(query, *arguments)
+    width = len(COLUMNS)
+    return [Row(EventRow(*row[:width]), *row[width:]) for row in map(tuple, found)]
 
 
 async def waiting(store: Store, before: uuid.UUID) -> int:

@@ -14,6 +14,7 @@ from kafka_webhook_bridge.store.sql import QUERIES
 
 MadeBy = Literal["open_rule", "source", "outside"]
 
+NOT_MADE_YET = str(uuid.UUID(int=0))  # the id on record of a topic that is about to be made
 _TURN_MS = 60_000  # a turn is over within a few seconds, even where Kafka is slow
 _TURN_LOCK = 0x6B77620002  # "kwb", 2; 1 is the migrations'
 
@@ -79,6 +80,12 @@ async def known_topics(store: Store) -> dict[str, KnownTopic]:
     async with store.connection("reading the topics", timeout_ms=store.settings.connect_timeout_ms) as connection:
         rows = await connection.fetch(QUERIES["topics_all"])
     return {r["name"]: KnownTopic(r["name"], str(r["topic_id"]), r["made_by"], r["created_at"]) for r in rows}
+
+
+async def has_existed(store: Store, name: str) -> bool:
+    """Whether the topic was ever there, as far as is known: it is on record with an id, or the archive followed it."""
+    async with store.connection("reading the topics", timeout_ms=store.settings.connect_timeout_ms) as connection:
+        return bool(await connection.fetchval(QUERIES["topics_existed"], name, uuid.UUID(NOT_MADE_YET)))
 
 
 async def topic_names(store: Store) -> set[str]:

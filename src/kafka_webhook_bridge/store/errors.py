@@ -20,9 +20,9 @@ HINTS: dict[str, str] = {  # by SQLSTATE (PostgreSQL documentation, appendix A)
     "53300": "Too many connections: raise max_connections or lower KWB_STORE_CONNECTIONS_MAX.",
     "57014": "It took longer than allowed: narrow it, for example with --since 1h or --source.",
 }
-# Data exceptions, violated constraints, limits of the program (an index entry too long), and internal errors such as
-# an allocation that is too large: a batch fails with them because of a row, not because of the server.
-_REFUSED_CLASSES = ("22", "23", "54", "XX")
+# Data exceptions, violated constraints, limits of the program (an index entry too long): a batch fails with them
+# because of a row. Internal errors (XX, such as a damaged index) are the server's: the batch is tried again as it is.
+_REFUSED_CLASSES = ("22", "23", "54")
 UNREACHED = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
 FAILURES = (*UNREACHED, asyncpg.PostgresError, asyncpg.InternalClientError)
 

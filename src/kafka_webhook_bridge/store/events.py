@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from kafka_webhook_bridge.formats.rows import INDEXED_CHARACTERS_MAX
 from kafka_webhook_bridge.store.pool import Connection, Store
 from kafka_webhook_bridge.store.sql import QUERIES
 
+ACKNOWLEDGED = "acknowledged"
 JSON_WINDOW = timedelta(days=1)  # of a JSON search without --since
 LIMIT_MAX = 10_000
 
@@ -80,17 +81,32 @@ def as_kept(text: str | None) -> str | None:
 
 
 async def search(store: Store, wanted: Search) -> list[Mapping[str, Any]]:
-    """The newest events that match. Raises StoreError with advice when it takes longer than the statement time-out."""
+    """The newest events that match; `state` is the table's or ACKNOWLEDGED.
+
+    Raises StoreError with advice when it takes longer than the statement time-out.
+    """
     sql, arguments = wanted.statement()
     async with _reading(store, "searching") as connection:
-        return [dict(row) for row in await connection.fetch(sql, *arguments)]
+        return await _told(connection, await connection.fetch(sql, *arguments))
 
 
 async def get(store: Store, event_id: uuid.UUID) -> Mapping[str, Any] | None:
-    """All columns of one event."""
+    """All columns of one event, `state` as a search tells it."""
     async with _reading(store, "reading an event") as connection:
-        row = await connection.fetchrow(QUERIES["events_get"], event_id)
-        return None if row is None else dict(row)
+        found = await _told(connection, await connection.fetch(QUERIES["events_get"], event_id))
+        return found[0] if found else None
+
+
+async def _told(connection: Connection, rows: Sequence[Any]) -> list[Mapping[str, Any]]:
+    """Rows as they are told. One that has no position and is in no outbox was acknowledged by Kafka, and the archive
+    has not read it yet: its `state` is ACKNOWLEDGED, which the table need not keep."""
+    told = [dict(row) for row in rows]
+    unread = {row["event_id"]: row for row in told if row["state"] != "stored"}
+    if unread:
+        waiting = await connection.fetch(QUERIES["events_waiting"], list(unread))
+        for event_id in unread.keys() - {row["event_id"] for row in waiting}:
+            unread[event_id]["state"] = ACKNOWLEDGED
+    return list(told)
 
 
 async def copies(store: Store, event: Mapping[str, Any], limit: int) -> list[uuid.UUID]:

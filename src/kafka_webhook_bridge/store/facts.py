@@ -6,11 +6,13 @@ A connection of its own, so it works while the bridge itself does not run.
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kafka_webhook_bridge.observability.durability import Verdict, of_postgres
 from kafka_webhook_bridge.settings import StoreSettings
+from kafka_webhook_bridge.store.coordination import NOT_MADE_YET
 from kafka_webhook_bridge.store.migrate import migrations
 from kafka_webhook_bridge.store.pool import Connection, Store
 
@@ -43,7 +45,7 @@ SELECT current_setting('fsync') = 'on' AS fsync,
 _NOT_AS_THEY_ARE = {"has_topics", "has_migrations", "fsync", "full_page_writes"}
 _CLOCK = "SELECT extract(epoch FROM clock_timestamp())::float8"
 _SCHEMA_VERSION = "SELECT max(version) FROM kwb_migrations"
-_TOPICS = "SELECT name, made_by FROM topics"
+_TOPICS = "SELECT name, made_by FROM topics WHERE topic_id <> $1"
 _OFFSETS = "SELECT topic_id::text, partition, next_offset FROM archive_offsets"
 
 
@@ -122,7 +124,7 @@ async def read_facts(settings: StoreSettings) -> Facts:
         clock_ahead_ms = await _clock_ahead_ms(connection)
         answered = time.monotonic()
         version = await connection.fetchval(_SCHEMA_VERSION) if found["has_migrations"] else 0
-        topics = await connection.fetch(_TOPICS) if found["has_topics"] else []
+        topics = await connection.fetch(_TOPICS, uuid.UUID(NOT_MADE_YET)) if found["has_topics"] else []
         offsets = await connection.fetch(_OFFSETS) if found["has_archive"] else []
         return Facts(
             **{name: value for name, value in found.items() if name not in _NOT_AS_THEY_ARE},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
@@ -26,7 +26,10 @@ _TIMEOUT_MS = 120_000
 
 
 class Contents(NamedTuple):
-    """What the archive has of a topic. `left_out`: events without a position by their state."""
+    """What the archive has of a topic. `left_out`: events that wait in the outbox, by their state.
+
+    `partitions` is 0 where the archive never read the topic.
+    """
 
     events: int
     size_bytes: int
@@ -68,9 +71,9 @@ async def contents(store: Store, topic: str, since: datetime | None) -> Contents
         rows = await connection.fetch(QUERIES["rebuild_count"], topic, _low(since))
         partitions = await connection.fetchval(QUERIES["rebuild_partitions"], topic)
     return Contents(
-        sum(row["events"] for row in rows if row["placed"]),
-        sum(row["size_bytes"] for row in rows if row["placed"]),
-        {row["state"]: row["events"] for row in rows if not row["placed"]},
+        sum(row["events"] for row in rows if row["written"]),
+        sum(row["size_bytes"] for row in rows if row["written"]),
+        {row["state"]: row["events"] for row in rows if not row["written"]},
         partitions or 0,
     )
 
@@ -86,8 +89,16 @@ async def unfinished(store: Store, topic: str) -> uuid.UUID | None:
         return found
 
 
-async def create(store: Store, topic: str, found: Contents, *, since: datetime | None, rate: float | None) -> uuid.UUID:
-    """Put on record what will be written, in its order."""
+async def create(
+    store: Store,
+    topic: str,
+    found: Contents,
+    *,
+    since: datetime | None,
+    rate: float | None,
+    then: Callable[[], Awaitable[object]],
+) -> uuid.UUID:
+    """Put on record what will be written, in its order. What `then` raises undoes it."""
     rebuild_id = uuid.uuid4()
     doing = "listing the events of a topic"
     async with store.connection(doing, timeout_ms=_LIST_TIMEOUT_MS) as connection, connection.transaction():
@@ -96,6 +107,7 @@ async def create(store: Store, topic: str, found: Contents, *, since: datetime |
             found.size_bytes,
         )  # fmt: skip
         await connection.execute(QUERIES["rebuild_list"], rebuild_id, topic, _low(since))
+        await then()
     return rebuild_id
 
 

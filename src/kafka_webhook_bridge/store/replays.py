@@ -273,6 +273,12 @@ async def targets(store: Store, replay_id: uuid.UUID) -> list[Target]:
     return [Target(row["topic"], row["partition"], row["topic_id"], row["next_offset"]) for row in found]
 
 
+async def expire(store: Store, before_ms: int) -> int:
+    """Forget replays and rebuilds that were done before that time (ms since 1970); their number."""
+    async with _connection(store, "forgetting old replays") as connection:
+        return int((await connection.execute(QUERIES["replays_expire"], before_ms)).split()[-1])
+
+
 class Holder:
     """One process's right to work at a replay, for `seconds` after every `take`."""
 

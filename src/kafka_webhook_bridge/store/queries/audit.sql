@@ -1,7 +1,8 @@
 -- name: audit_rows
 -- A page of an audit by event_id. Bodies stay where they are; an event that waits may have left the outbox already.
-SELECT e.event_id, e.source, sha256(e.body) AS body_sha256, e.topic, e.topic_id, e.partition, e."offset",
-       o.state AS outbox_state, coalesce(e.marks @> '[["kwb_released_at"]]', false) AS released
+SELECT {columns}, sha256(e.body) AS body_sha256, o.state AS outbox_state,
+       coalesce(starts_with(e.parse_error, 'refused'), false) AS partial,
+       coalesce(e.marks @> '[["kwb_released_at"]]', false) AS released
 FROM {events} LEFT JOIN outbox AS o ON o.event_id = e.event_id
 WHERE {where}
 ORDER BY e.event_id LIMIT {limit};

@@ -51,6 +51,11 @@ SELECT pg_advisory_xact_lock($1);
 -- Every topic on record.
 SELECT name, topic_id, made_by, created_at FROM topics ORDER BY name;
 
+-- name: topics_existed
+-- Whether a topic was ever seen: one on record with the id $2 is only about to be made.
+SELECT EXISTS (SELECT FROM topics WHERE name = $1 AND topic_id <> $2)
+    OR EXISTS (SELECT FROM archive_offsets WHERE topic = $1);
+
 -- name: topics_names
 -- Asked every second by the archive, to find new topics.
 SELECT name FROM topics;

@@ -21,6 +21,10 @@ WITH found AS MATERIALIZED (
 )
 SELECT * FROM found ORDER BY event_id DESC LIMIT {limit};
 
+-- name: events_waiting
+-- Which of these are in the outbox.
+SELECT event_id FROM outbox WHERE event_id = ANY ($1::uuid[]);
+
 -- name: events_copies
 -- Events marked as duplicates of $2, whose dedupe_key is $1. The first of all is the earliest, so they have later ids.
 SELECT event_id FROM events

@@ -1,18 +1,23 @@
 -- name: replays_count
--- Up to {limit} of the events that a replay selects, by state and topic.
+-- Up to {limit} of the events that a replay selects, by state and topic. `stored` is what Kafka has acknowledged, whether
+-- or not the archive has come to it: what it has not acknowledged has a row in the outbox.
 WITH found AS {materialized} (
     SELECT event_id, state, topic, octet_length(body) AS size_bytes FROM events WHERE {where}
 ), page AS (
     SELECT * FROM found ORDER BY event_id LIMIT {limit}
+), told AS (
+    SELECT p.*, o.event_id IS NULL AS sent
+    FROM page AS p LEFT JOIN outbox AS o ON p.state <> 'stored' AND o.event_id = p.event_id
 )
-SELECT state, topic, count(*) AS events, sum(size_bytes)::bigint AS size_bytes,
+SELECT CASE WHEN sent THEN 'stored' ELSE state END AS state, topic, count(*) AS events, sum(size_bytes)::bigint AS size_bytes,
        min(event_id::text COLLATE "C")::uuid AS first_id, max(event_id::text COLLATE "C")::uuid AS last_id
-FROM page GROUP BY state, topic;
+FROM told GROUP BY 1, topic;
 
 -- name: replays_page
 -- The next of them that Kafka has acknowledged, the oldest first. What they hold is read apart, as much as fits.
 WITH found AS {materialized} (
-    SELECT event_id, octet_length(body) AS size_bytes FROM events WHERE state = 'stored' AND {where}
+    SELECT event_id, octet_length(body) AS size_bytes FROM events
+    WHERE (state = 'stored' OR NOT EXISTS (SELECT FROM outbox AS o WHERE o.event_id = events.event_id)) AND {where}
 )
 SELECT event_id, size_bytes FROM found ORDER BY event_id LIMIT {limit};
 
@@ -20,7 +25,8 @@ SELECT event_id, size_bytes FROM found ORDER BY event_id LIMIT {limit};
 -- What the first of them are.
 WITH found AS {materialized} (
     SELECT event_id, received_at, source, type, key, topic, octet_length(body) AS body_bytes
-    FROM events WHERE state = 'stored' AND {where}
+    FROM events
+    WHERE (state = 'stored' OR NOT EXISTS (SELECT FROM outbox AS o WHERE o.event_id = events.event_id)) AND {where}
 )
 SELECT * FROM found ORDER BY event_id LIMIT {limit};
 
@@ -81,6 +87,10 @@ WHERE t.replay_id = $1 AND t.topic = n.topic AND t.partition = n.partition AND t
 UPDATE replays SET state = $3, clean = $4, reason = $5, pause_asked = false, updated_at = now(), holder = NULL,
     lease_until = NULL
 WHERE replay_id = $1 AND holder = $2;
+
+-- name: replays_expire
+-- Those that are done and were touched last before $1 (ms since 1970). What is not done can still be gone on with.
+DELETE FROM replays WHERE state = 'done' AND updated_at < to_timestamp($1::bigint / 1000.0);
 
 -- name: replays_ask_pause
 -- Seen by whoever works at it within a second or so.
