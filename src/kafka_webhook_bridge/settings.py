@@ -211,7 +211,7 @@ class ArchiveSettings:
 class RelaySettings:
     """Outbox → Kafka, when it is back."""
 
-    batch_records_max: int = setting(500, "Most rows claimed at once; two batches are under way.", low=1)
+    batch_records_max: int = setting(1_000, "Most rows claimed at once; two batches are under way.", low=1)
     batch_bytes_max: int = setting(8 * 1024**2, "Bytes after which a batch takes no more rows.", low=1)
     poll_ms: int = setting(200, "How often an empty outbox is looked at.", low=1)
     back_off_max_ms: int = setting(30_000, "Longest wait of a row between two attempts.", low=1)
