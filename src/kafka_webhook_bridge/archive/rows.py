@@ -14,8 +14,6 @@ from kafka_webhook_bridge.formats.headers import FORMAT
 from kafka_webhook_bridge.formats.rows import REPLAY, REQUEST_HEADER, EventRow, RowMaker, Skip
 from kafka_webhook_bridge.kafka.consumer import Place, Record
 
-# Of a replay and of a rebuild: the record is a copy, has no row of its own, and is no duplicate (rules.md 16).
-COPY_HEADER = REPLAY
 RELEASED_HEADER = "kwb_released_at"
 _EVERY_RECORD_HAS = "kwb_verified"
 
@@ -53,7 +51,7 @@ def label(key: bytes | None, headers: Iterable[tuple[str, bytes | None]]) -> byt
     for name, value in headers:
         if name.startswith(REQUEST_HEADER):
             kept.append((name, value))
-        elif name != COPY_HEADER:
+        elif name != REPLAY:
             own.append((name, value is not None, value))
     # No two values are spelled alike.
     return sha256(repr((key, sorted(own), kept)).encode("utf-8", "backslashreplace")).digest()
@@ -87,7 +85,7 @@ def look_at(record: Record) -> Seen:
             made_here = True
         elif name == FORMAT:
             form = (value or b"").decode("latin-1")
-        elif name == COPY_HEADER:
+        elif name == REPLAY:  # a copy has no row of its own, and is no duplicate (rules.md 16)
             copy = True
         elif name == RELEASED_HEADER:
             released = True
