@@ -46,6 +46,7 @@ class Server:
     connections: int = 0
     port: int = 0
     arrived: threading.Condition = field(default_factory=threading.Condition)
+    _tasks: list[asyncio.Task[None] | None] = field(default_factory=list)  # a loop does not keep them alive
 
     @property
     def url(self) -> str:
@@ -57,6 +58,7 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._tasks.append(asyncio.current_task())
         try:
             while not writer.is_closing():
                 head = (await reader.readuntil(b"\r\n\r\n"))[:-4]

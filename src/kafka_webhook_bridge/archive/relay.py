@@ -437,7 +437,11 @@ class Relay:
                 break
         if rows:
             self._log.info("events " + ("blocked" if topic.blocked else "released"), topic=topic.name, events=rows)
-        elif topic.blocked and not waited_for and not self._rows:
+        elif (
+            topic.blocked and not waited_for and not self._rows
+            # Asked again: its events may have been put aside after `waited_for` was read.
+            and topic.name not in await self._outbox.blocked_topics()
+        ):  # fmt: skip
             topic.blocked = topic.checked_at = None  # nothing waits for it any more; whatever comes is looked at first
         return changed == CHUNK_ROWS
 
