@@ -27,6 +27,14 @@ def moment(option: str, text: str, now: datetime) -> datetime:
         raise UsageError(what) from None
 
 
+def seconds(option: str, text: str) -> float:
+    """The length of time that `text` means: `30s`, `2m`. Raises UsageError that names `option`."""
+    match = _AGO.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{option} {text}: not a length of time such as 30s or 2m")
+    return float(int(match[1]) * _SECONDS[match[2]])
+
+
 def iso(time: datetime) -> str:
     """`2026-01-31T23:59:59.123Z`, as record headers have it (RFC 3339, UTC)."""
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
