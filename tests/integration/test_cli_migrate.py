@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ from databases import migrate_database
 from kafka_webhook_bridge.stack import Stack
 from kafka_webhook_bridge.store.migrate import migrations
 
+migrate_module = importlib.import_module("kafka_webhook_bridge.store.migrate")
 NEWEST = migrations()[-1].version
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 NEXT_RELEASE = f"""
@@ -169,7 +171,7 @@ def test_rule_27_ingest_never_migrates_and_serves_through_kafka_meanwhile(
     stack: Stack, folder: Path, database: str, topic: str
 ) -> None:
     """The database of the release before. (In an empty one no topic is on record, so none would be made: rule 7.)"""
-    with mock.patch("kafka_webhook_bridge.store.migrate.migrations", lambda: migrations()[:-1]):
+    with mock.patch.object(migrate_module, "migrations", return_value=migrations()[:-1]):
         migrate_database(database)
     before = rows(database, TABLES)
     server = ingest(stack, folder, database, topic)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kafka_webhook_bridge.cli.output import Json, Output
-from kafka_webhook_bridge.cli.times import seconds
+from kafka_webhook_bridge.times import seconds
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.settings import Settings

@@ -1,4 +1,4 @@
-"""Times as people write them on the command line, and as commands write them back."""
+"""Times as people write them, on the command line and in the console, and as they are written back."""
 
 from __future__ import annotations
 
