@@ -50,14 +50,14 @@ class Certificate:
         return ""
 
 
-def read_certificate(data: bytes) -> Certificate:
-    """The first certificate of a PEM text, or one in DER. Raises ValueError when there is none."""
-    return describe(load(data))
+def read_pem(text: bytes) -> Certificate:
+    """The first certificate of a PEM text, as a file holds it. Raises ValueError when there is none."""
+    return describe(x509.load_pem_x509_certificate(text))
 
 
-def load(data: bytes) -> x509.Certificate:
-    """As `read_certificate`, for those who need the whole of it."""
-    return x509.load_pem_x509_certificate(data) if b"-----BEGIN" in data else x509.load_der_x509_certificate(data)
+def read_der(data: bytes) -> Certificate:
+    """A certificate in DER, as a handshake brings it. Raises ValueError when it is none."""
+    return describe(x509.load_der_x509_certificate(data))
 
 
 def describe(certificate: x509.Certificate) -> Certificate:

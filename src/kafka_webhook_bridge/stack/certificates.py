@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kafka_webhook_bridge.errors import StackError, UsageError
-from kafka_webhook_bridge.observability.certificate import NEAR_DAYS, Certificate, describe, load
+from kafka_webhook_bridge.observability.certificate import NEAR_DAYS, Certificate, describe
 from kafka_webhook_bridge.stack.files import lock, write_private
 
 AUTHORITY_DAYS = 3_652
@@ -132,7 +132,7 @@ def look(folder: Path, domain: str | None = None, *, now: datetime | None = None
         hint = "`kwb tls make` makes it." if isinstance(error, FileNotFoundError) else "Run it as its owner."
         raise StackError(f"{path} cannot be read: {error.strerror}.", hint=hint) from error
     try:
-        certificate = load(text)
+        certificate = x509.load_pem_x509_certificate(text)
         found = describe(certificate)
     except ValueError as error:
         raise StackError(
@@ -164,7 +164,7 @@ def _own(folder: Path, domain: str, now: datetime) -> Held | None:
         text = None  # ours, or what a full disk left
     if text is not None:
         try:
-            certificate = load(text)
+            certificate = x509.load_pem_x509_certificate(text)
             describe(certificate)
         except ValueError as error:
             raise StackError(
@@ -208,7 +208,7 @@ def _checked(folder: Path, certificate: x509.Certificate, domain: str | None, no
         troubles.append(Trouble(f"{path} is not for {names}.", todo))
     if ca.exists():
         try:
-            authority = describe(load(ca.read_bytes()))
+            authority = describe(x509.load_pem_x509_certificate(ca.read_bytes()))
         except ValueError:
             troubles.append(Trouble(f"{ca} is not a PEM certificate.", "Mend or remove it." if own else remake))
     refused = "" if pair else _refusal(path, key, ca if authority else None, found)
@@ -284,7 +284,7 @@ def _made(domain: str, folder: Path, authority: Path, renew: bool, now: datetime
         _make_server(domain, folder / "tls", signer, now)
         done.append(f"Made {folder / 'tls' / 'server.pem'} ({why}). Reload nginx if it runs.")
     path = folder / "tls" / "server.pem"
-    return Made(tuple(done), _checked(folder, load(path.read_bytes()), domain, now))
+    return Made(tuple(done), _checked(folder, x509.load_pem_x509_certificate(path.read_bytes()), domain, now))
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +296,7 @@ class _Authority:
 def _load_authority(domain: str, folder: Path, now: datetime) -> tuple[_Authority | None, str]:
     """The authority, or why a new one is needed."""
     try:
-        certificate = load((folder / "ca.pem").read_bytes())
+        certificate = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
         key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
         constraints = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
     except FileNotFoundError:
@@ -322,7 +322,7 @@ def _reason(domain: str, folder: Path, signer: _Authority, now: datetime) -> str
     """Why the server's certificate has to be made anew; empty when it has not."""
     path, key = folder / "tls" / "server.pem", folder / "tls" / "server.key"
     try:
-        certificate = load(path.read_bytes())
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
         found = describe(certificate)
     except FileNotFoundError:
         return "there was none"
@@ -433,7 +433,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> str:
 
 
 def _check_clock(now: datetime) -> None:
-    if now.year < 2026:  # this code is not older
+    if now.year < 2025:  # this code is not older
         raise StackError(f"This clock says {now:%Y-%m-%d}.", hint="Set it: clients would refuse the certificate.")
 
 
