@@ -158,6 +158,15 @@ def test_another_domain_needs_another_authority(place: Place) -> None:
     assert "Hostname mismatch" in shake(place, f"kafka.{DOMAIN}")
 
 
+def test_other_names_by_the_same_authority(place: Place) -> None:
+    place.make()
+    ca = place.ca.read_bytes()
+    made = place.make("localhost")  # which every authority may sign for
+    assert "the names differ" in made.done[0]
+    assert place.ca.read_bytes() == ca
+    assert shake(place, "kafka.localhost") == "TLSv1.3"
+
+
 def test_an_authority_that_is_nearly_over_is_replaced_and_what_it_signs_ends_with_it(place: Place) -> None:
     place.make(now=NOW)
     end = x509.load_pem_x509_certificate(place.ca.read_bytes()).not_valid_after_utc
