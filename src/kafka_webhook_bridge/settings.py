@@ -158,6 +158,11 @@ class KafkaSettings:
     username: str = setting("", "SASL user of the bridge.", env="KAFKA_USERNAME")
     password: SecretStr | None = setting(None, "SASL password of the bridge.", env="KAFKA_PASSWORD")
     external_port: int = setting(29095, "TLS port for outside consumers.", env="KAFKA_EXTERNAL_PORT", low=1, high=65535)
+    external_servers: str = setting(
+        "", "host:port list for outside consumers. Empty: kafka.<DOMAIN_NAME>:<KAFKA_EXTERNAL_PORT>."
+    )
+    external_ca: str = setting("", "PEM file of the authorities that outside consumers trust. Empty: their system's.")
+    external_protocol: Literal["SASL_SSL", "SASL_PLAINTEXT"] = setting("SASL_SSL", "As outside consumers connect.")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] | None = setting(
         None, "Unset: SASL_PLAINTEXT to loopback with a user name, SASL_SSL elsewhere, PLAINTEXT without one."
     )
@@ -231,6 +236,14 @@ class ManagementSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsoleSettings:
+    """Who may see events in the role console. Neither has a default."""
+
+    username: str = setting("", "Login of the console; required for the role console.", env="CONSOLE_USERNAME")
+    password: SecretStr | None = setting(None, "Its password.", env="CONSOLE_PASSWORD")
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is written to standard error."""
 
@@ -267,6 +280,7 @@ class Settings:
     management: ManagementSettings
     log: LogSettings
     stack: StackSettings = StackSettings()
+    console: ConsoleSettings = ConsoleSettings()
 
 
 ROOMS: dict[str, type] = {
@@ -278,6 +292,7 @@ ROOMS: dict[str, type] = {
     "archive": ArchiveSettings,
     "relay": RelaySettings,
     "management": ManagementSettings,
+    "console": ConsoleSettings,
     "log": LogSettings,
     "stack": StackSettings,
 }
