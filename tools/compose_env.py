@@ -280,7 +280,7 @@ def make(root: Path) -> dict[str, str]:
     text = env.read_text(encoding="utf-8") if env.exists() else TEMPLATE
     given = parse(text)
     lacking = {name: value for name, value in {**parse(TEMPLATE), **defaults()}.items() if not given.get(name)}
-    changed = [name for name in HELD if name in edited(root, {**given, **lacking})]
+    changed = [name for name in edited(root, {**given, **lacking}) if name in HELD and name in given.keys() - lacking]
     if (changed or any(name in lacking for name in HELD)) and docker.has_data(given):
         if changed:
             names = ", ".join(changed)
