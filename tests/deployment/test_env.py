@@ -235,6 +235,9 @@ def test_without_docker_there_are_no_volumes(clone: Clone) -> None:
 def test_a_closed_folder_of_the_clone_is_said(clone: Clone) -> None:
     (clone.root / "deploy/nginx/nginx.conf.template").chmod(0o600)
     refused(clone.make("env"), "nginx.conf.template", "chmod -R a+rX deploy/nginx")
+    (clone.root / "deploy/nginx/nginx.conf.template").chmod(0o644)
+    (clone.root / "deploy/compose/bridge/secrets").mkdir(mode=0o700)
+    assert clone.make("env").returncode == 0, "secrets of the user's own are for the bridge alone"
 
 
 @pytest.mark.parametrize(
