@@ -204,6 +204,8 @@ def check_readable(root: Path) -> None:
     """Raises Refusal when a strict umask has closed what containers mount."""
     for top in MOUNTED:
         for path in (root / top, *(root / top).rglob("*")):
+            if "secrets" in path.relative_to(root).parts:
+                continue  # the user's own, for the bridge alone
             needed = 0o005 if path.is_dir() else 0o004
             if path.stat().st_mode & needed != needed:
                 raise Refusal(f"{path.relative_to(root)} cannot be read by containers", f"chmod -R a+rX {top}")
@@ -280,7 +282,7 @@ def make(root: Path) -> dict[str, str]:
     text = env.read_text(encoding="utf-8") if env.exists() else TEMPLATE
     given = parse(text)
     lacking = {name: value for name, value in {**parse(TEMPLATE), **defaults()}.items() if not given.get(name)}
-    changed = [name for name in HELD if name in edited(root, {**given, **lacking})]
+    changed = [name for name in edited(root, {**given, **lacking}) if name in HELD and name in given.keys() - lacking]
     if (changed or any(name in lacking for name in HELD)) and docker.has_data(given):
         if changed:
             names = ", ".join(changed)
