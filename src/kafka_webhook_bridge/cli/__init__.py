@@ -34,6 +34,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "rebuild": ("rebuild", "Make a lost topic anew out of the archive."),
     "audit": ("audit", "Reconcile receipts, Kafka and PostgreSQL."),
     "topics": ("topics", "List and describe topics."),
+    "users": ("users", "Users for outside consumers: make, list, rotate, delete."),
     "doctor": ("doctor", "Check every dependency, permission and limit."),
 }
 
