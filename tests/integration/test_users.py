@@ -19,8 +19,9 @@ import confluent_kafka.admin
 import kafka
 import kafka.errors
 import kafka.protocol.admin
+import kafka.protocol.consumer
 import pytest
-from users_world import Partner, kwb, make_partner, read, until, write
+from users_world import WAIT_S, Partner, kwb, make_partner, read, until, write
 
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import client_config
@@ -45,21 +46,24 @@ def partner(stack: Stack) -> Partner:
 
 
 def _admin(partner: Partner) -> Any:
-    return a.AdminClient(partner.config())
+    """The same for all: a client that is collected cancels what it was asked."""
+    if not partner.clients:
+        partner.clients.append(a.AdminClient(partner.config()))
+    return partner.clients[0]
 
 
 def _result(futures: Any) -> Any:
     future = next(iter(futures.values())) if isinstance(futures, dict) else futures
-    return future.result(30)
+    return future.result(WAIT_S)
 
 
 def _produce(partner: Partner, topic: str) -> None:
     reports: list[Any] = []
-    producer = ck.Producer(partner.config())
+    producer = ck.Producer(partner.config(**{"topic.metadata.propagation.max.ms": 0}))
     producer.produce(topic, b"x", on_delivery=lambda error, _: reports.append(error))
-    producer.flush(30)
-    if reports != [None]:
-        raise ck.KafkaException(reports[0] if reports else ck.KafkaError(ck.KafkaError._TIMED_OUT))
+    assert producer.flush(WAIT_S) == 0
+    if reports[0] is not None:
+        raise ck.KafkaException(reports[0])
 
 
 def _produce_own(p: Partner) -> None:
@@ -68,10 +72,6 @@ def _produce_own(p: Partner) -> None:
 
 def _produce_foreign(p: Partner) -> None:
     _produce(p, p.foreign)
-
-
-def _produce_to_no_topic(p: Partner) -> None:
-    _produce(p, f"{p.name}.made-by-writing")
 
 
 def _transaction(p: Partner) -> None:
@@ -100,7 +100,9 @@ def _alter_topic(p: Partner) -> None:
 
 
 def _alter_topic_the_old_way(p: Partner) -> None:
-    _result(_admin(p).alter_configs([a.ConfigResource("topic", p.own, set_config={"retention.ms": "1"})]))
+    with pytest.warns(DeprecationWarning):
+        futures = _admin(p).alter_configs([a.ConfigResource("topic", p.own, set_config={"retention.ms": "1"})])
+    _result(futures)
 
 
 def _alter_broker(p: Partner) -> None:
@@ -125,22 +127,13 @@ def _describe_foreign_topic(p: Partner) -> None:
 
 
 def _fetch(p: Partner, topic: str) -> None:
-    errors: list[ck.KafkaError] = []
-    consumer = ck.Consumer(p.config(**{"group.id": p.group}))
-    try:
-        consumer.assign([ck.TopicPartition(topic, 0, 0)])
-
-        def refused() -> bool:
-            message = consumer.poll(0.5)
-            assert message is None or message.error() is not None, "a record was read"
-            if message is not None:
-                errors.append(message.error())
-            return bool(errors)
-
-        until(refused, "an answer to the fetch")
-    finally:
-        consumer.close()
-    raise ck.KafkaException(errors[0])
+    """Asked of the broker without a look at the metadata, which says no before."""
+    partition = (0, -1, 0, -1, -1, 1000)  # index, leader epoch, offset, epoch of the last fetch, log start, bytes
+    request = kafka.protocol.consumer.FetchRequest(
+        max_version=12, replica_id=-1, max_wait_ms=100, min_bytes=1, max_bytes=1000, isolation_level=0, session_id=0,
+        session_epoch=-1, topics=[(topic, [partition])], forgotten_topics_data=[], rack_id="",
+    )  # fmt: skip
+    _send(p, request, lambda answer: answer.responses[0].partitions[0].error_code)
 
 
 def _fetch_foreign(p: Partner) -> None:
@@ -264,7 +257,7 @@ def _read_quotas(p: Partner) -> None:
 
 
 FORBIDDEN = (
-    _produce_own, _produce_foreign, _produce_to_no_topic, _transaction, _create_own, _delete_own, _delete_foreign,
+    _produce_own, _produce_foreign, _transaction, _create_own, _delete_own, _delete_foreign,
     _more_partitions, _alter_topic, _alter_topic_the_old_way, _alter_broker, _read_broker_settings,
     _read_foreign_settings, _delete_records, _describe_foreign_topic, _fetch_foreign, _fetch_kafkas_own,
     _join_foreign_group, _commit_to_foreign_group, _describe_foreign_group, _offsets_of_foreign_group,
@@ -278,6 +271,14 @@ def test_a_partner_is_refused(partner: Partner, attempt: Callable[[Partner], Non
     with pytest.raises(ck.KafkaException) as refusal:
         attempt(partner)
     assert refusal.value.args[0].code() in _REFUSED, refusal.value
+
+
+def test_writing_to_a_topic_that_is_not_there_makes_none(partner: Partner, stack: Stack) -> None:
+    missing = f"{partner.name}.made-by-writing"
+    with pytest.raises(ck.KafkaException) as refusal:
+        _produce(partner, missing)
+    assert refusal.value.args[0].code() in {ck.KafkaError.UNKNOWN_TOPIC_OR_PART, ck.KafkaError._UNKNOWN_TOPIC}
+    assert missing not in Admin(stack.kafka.settings).list_topics()
 
 
 def test_a_partner_sees_its_own_topics_alone(partner: Partner) -> None:
@@ -490,9 +491,7 @@ def test_list_shows_lag_and_speed_and_no_password(stack: Stack) -> None:
     done = kwb(stack, "list", "--window", "1s", "--json")
     assert partner.password not in done.stdout + done.stderr
     (row,) = [row for row in json.loads(done.stdout) if row["name"] == partner.name]
-    assert row["consumer_groups"] == [
-        {"group": partner.group, "state": "empty", "lag": 7, "records_per_second": 0.0}
-    ]
+    assert row["consumer_groups"] == [{"group": partner.group, "state": "empty", "lag": 7, "records_per_second": 0.0}]
     people = kwb(stack, "list", "--window", "0")
     (line,) = [line for line in people.stdout.splitlines() if partner.name in line]
     assert f"{partner.name}.*" in line

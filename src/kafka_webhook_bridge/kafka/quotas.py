@@ -11,10 +11,6 @@ import ssl
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import kafka
-import kafka.errors
-import kafka.protocol.admin
-
 from kafka_webhook_bridge.errors import KafkaError
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.settings import KafkaSettings
@@ -33,6 +29,15 @@ _log.addHandler(logging.NullHandler())
 _log.propagate = False
 
 
+def _library() -> Any:
+    """Imported when it is used: that takes a while, and the processes that answer webhooks never need it."""
+    import kafka
+    import kafka.errors
+    import kafka.protocol.admin
+
+    return kafka
+
+
 class Quotas:
     """Blocking calls with a time limit, safe in any thread. Raises KafkaError, and ConfigError at once."""
 
@@ -43,7 +48,9 @@ class Quotas:
 
     def all(self) -> dict[str, dict[str, float]]:
         """User → name of a limit → its value, of users that have any."""
-        request = kafka.protocol.admin.DescribeClientQuotasRequest(components=[("user", _ANY_NAME, None)], strict=True)
+        request = _library().protocol.admin.DescribeClientQuotasRequest(
+            components=[("user", _ANY_NAME, None)], strict=True
+        )
         answer = self._send("reading the quotas", request)
         _check("reading the quotas", [answer])
         return {
@@ -64,12 +71,13 @@ class Quotas:
         return bool(there)
 
     def _alter(self, doing: str, name: str, changes: list[tuple[str, float, bool]]) -> None:
-        request = kafka.protocol.admin.AlterClientQuotasRequest(
+        request = _library().protocol.admin.AlterClientQuotasRequest(
             entries=[([("user", name)], changes)], validate_only=False
         )
         _check(doing, self._send(doing, request).entries)
 
     def _send(self, doing: str, request: Any) -> Any:
+        kafka = _library()
         try:
             with kafka.KafkaAdminClient(**self._config()) as client:
                 manager = client._manager
@@ -105,16 +113,17 @@ class Quotas:
 def _check(doing: str, answers: Iterable[Any]) -> None:
     for answer in answers:
         if answer.error_code:
-            failure = kafka.errors.for_code(answer.error_code)(answer.error_message or "")
+            failure = _library().errors.for_code(answer.error_code)(answer.error_message or "")
             raise _translate(doing, failure) from failure
 
 
 def _translate(doing: str, failure: BaseException) -> KafkaError:
+    errors = _library().errors
     name = getattr(failure, "message", None) or type(failure).__name__
-    if isinstance(failure, kafka.errors.ClusterAuthorizationFailedError):
+    if isinstance(failure, errors.ClusterAuthorizationFailedError):
         return KafkaError(f"Kafka failed while {doing}: {name}", hint=_RIGHTS)
-    if isinstance(failure, kafka.errors.UnsupportedVersionError):
+    if isinstance(failure, errors.UnsupportedVersionError):
         return KafkaError(f"This cluster takes no quotas (while {doing}: {name}).", hint=_NO_QUOTAS)
     said = str(failure.args[0]) if failure.args and failure.args[0] else "no answer in time"
-    hint = _NO_QUOTAS if isinstance(failure, kafka.errors.BrokerResponseError) else _REACH
+    hint = _NO_QUOTAS if isinstance(failure, errors.BrokerResponseError) else _REACH
     return KafkaError(f"Kafka failed while {doing}: {name}: {said}", hint=hint)
