@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from certificate_world import DAY, DOMAIN, NAMES, NOW, Place, key_pem, shake
 from cryptography.hazmat.primitives.asymmetric import ec
+
+from certificate_world import DAY, DOMAIN, NAMES, NOW, Place, key_pem, shake
 
 NOBODY = 65_534
 
