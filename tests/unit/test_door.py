@@ -19,8 +19,8 @@ from doors import Behind, Door, door, sasl, says
 from kafka_webhook_bridge.cli.checks import Check, Doctor
 from kafka_webhook_bridge.errors import ConfigError
 from kafka_webhook_bridge.kafka import expiry
+from kafka_webhook_bridge.kafka.certificate import CertificateWatch
 from kafka_webhook_bridge.kafka.door import Look, look
-from kafka_webhook_bridge.kafka.expiry import Expiry
 from kafka_webhook_bridge.observability import metrics
 from kafka_webhook_bridge.settings import Settings, load_settings
 from kafka_webhook_bridge.sources.config import load_sources
@@ -226,12 +226,12 @@ def test_servers_that_are_none() -> None:
 
 
 class Watched:
-    """An Expiry whose clock the test moves, and what it logged."""
+    """A watch whose clock the test moves, and what it logged."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
         self.now = NOW
         self.said: list[tuple[str, str]] = []
-        self.expiry = Expiry(settings, clock=lambda: self.now)
+        self.expiry = CertificateWatch(settings, clock=lambda: self.now)
         log = {level: self._say(level) for level in ("info", "warning", "error")}
         monkeypatch.setattr(self.expiry, "_log", SimpleNamespace(**log))
 
@@ -301,8 +301,8 @@ def test_a_door_that_was_never_seen_is_told_once(monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_tls_there_is_nothing_to_watch() -> None:
-    assert Expiry(settings()).addresses == []
+    assert CertificateWatch(settings()).addresses == []
     plain = settings(DOMAIN_NAME=DOMAIN, KWB_KAFKA_EXTERNAL_PROTOCOL="SASL_PLAINTEXT")
-    assert Expiry(plain).addresses == []
+    assert CertificateWatch(plain).addresses == []
     tls = replace(plain, kafka=replace(plain.kafka, external_protocol="SASL_SSL"))
-    assert Expiry(tls).addresses == [(f"kafka.{DOMAIN}", 29_095)]
+    assert CertificateWatch(tls).addresses == [(f"kafka.{DOMAIN}", 29_095)]

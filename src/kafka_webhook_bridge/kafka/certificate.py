@@ -31,7 +31,7 @@ def now_utc() -> datetime:
     return datetime.now(UTC)
 
 
-class Expiry:
+class CertificateWatch:
     """Watches the door of these settings; `addresses` is empty where there is none with TLS."""
 
     def __init__(self, settings: Settings, *, clock: Callable[[], datetime] = now_utc) -> None:
