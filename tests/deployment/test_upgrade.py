@@ -226,8 +226,8 @@ def test_rule_31_postgresql_15_is_dumped_and_restored_into_the_newest_while_kafk
                 send(10)
                 eventually(archived, "archived in PostgreSQL 15")
             # The steps of the page. The bridge's role is refused first: nothing is written behind the dump's back.
-            execute(admin(old), "ALTER ROLE kwb NOLOGIN")
-            execute(admin(old), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'kwb'")
+            ends = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'kwb'"
+            run(OLD_POSTGRES / "psql", admin(old), "-c", "ALTER ROLE kwb NOLOGIN", "-c", ends)
             eventually(lambda: server.health()[1]["parts"]["postgres"]["status"] == "unavailable", "refused")
             eventually(lambda: stored() == "kafka", "Kafka answers alone")
             send(5)
@@ -240,8 +240,8 @@ def test_rule_31_postgresql_15_is_dumped_and_restored_into_the_newest_while_kafk
             shutil.copy(folder / "old" / "secrets.json", secrets)
             new.start()
             run(
-                wheel() / "bin" / "pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", "--role=kwb",
-                f"--dbname={admin(new)}", dump,
+                wheel() / "bin" / "pg_restore", "--exit-on-error", "--single-transaction", "--no-owner",
+                f"--dbname={admin(new)}", dump, "--role=kwb",
             )  # fmt: skip
             assert major_of(wheel() / "bin") == "18"
             assert kwb(new.url, "migrate")["applied"] == []

@@ -168,6 +168,26 @@ def test_rule_27_ingest_serves_with_the_schema_of_the_next_release(
         assert server.stop() == 0
 
 
+def test_rule_27_a_worker_leaves_the_schema_of_the_next_release_alone_and_says_so(
+    stack: Stack, folder: Path, database: str, topic: str
+) -> None:
+    assert migrate(database).returncode == 0
+    execute(database, NEXT_RELEASE)
+    server = ingest(stack, folder, database, topic, "worker")
+    try:
+        eventually(lambda: server.said("serving"), "started")
+
+        def refuses() -> bool:
+            status, body = server.health(server.management_port)
+            why = f"The database is at version {NEWEST + 1}, this bridge knows version {NEWEST}."
+            return status == 503 and body["parts"].get("postgres", {}).get("reason") == why
+
+        eventually(refuses, "the reason")
+        assert rows(database, "SELECT 1 FROM events") == []
+    finally:
+        assert server.stop() == 0
+
+
 def test_rule_27_ingest_never_migrates_and_serves_through_kafka_meanwhile(
     stack: Stack, folder: Path, database: str, topic: str
 ) -> None:
