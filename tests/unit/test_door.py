@@ -18,7 +18,7 @@ from certificate_world import DAY, DOMAIN, NOW, OWN_NAMES, Other, Place
 from doors import Behind, Door, door, sasl, says
 from kafka_webhook_bridge.cli.checks import Check, Doctor
 from kafka_webhook_bridge.errors import ConfigError
-from kafka_webhook_bridge.kafka import expiry
+from kafka_webhook_bridge.kafka import certificate
 from kafka_webhook_bridge.kafka.certificate import CertificateWatch
 from kafka_webhook_bridge.kafka.door import Look, look
 from kafka_webhook_bridge.observability import metrics
@@ -192,12 +192,12 @@ def test_doctor_tells_what_is_wrong_with_a_certificate(tmp_path: Path) -> None:
         (Other(["localhost"], start=NOW - 85 * DAY), ["ok"], ["warn"], "it expires on"),
         (Other(["localhost"], start=NOW - 70 * DAY), ["ok"], ["warn"], "it is to be renewed; 19 days left"),
     ]
-    for number, (other, outside, certificate, words) in enumerate(cases):
+    for number, (other, outside, judged, words) in enumerate(cases):
         place = Place(tmp_path / str(number))
         other.put(place)
         with door(place.pem, place.key, KAFKA) as opened:
             found = checks(settings(opened.port, KWB_KAFKA_EXTERNAL_CA=str(place.ca)))
-        assert status(found) == {"outside": outside, "outside.certificate": certificate}, words
+        assert status(found) == {"outside": outside, "outside.certificate": judged}, words
         assert found["outside.certificate"][0].found.startswith(words)
 
 
@@ -294,7 +294,7 @@ def test_a_door_that_was_never_seen_is_told_once(monkeypatch: pytest.MonkeyPatch
         if len(waits) == 10:
             stop.set()
 
-    monkeypatch.setattr(expiry, "pause", pause)
+    monkeypatch.setattr(certificate, "pause", pause)
     asyncio.run(watched.expiry.run(asyncio.Event()))
     assert waits == [10, 20, 40, 80, 160, 300, 300, 300, 300, 300]
     assert watched.said == [("info", "the outside door is not reached; its certificate is not watched")]
