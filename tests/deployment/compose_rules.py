@@ -26,7 +26,7 @@ NETWORKS = {
     "tls": set(),
     "nginx": {"outside", "front"},
     "ingest": {"front", "back"},
-    "worker": {"back"},
+    "worker": {"front", "back"},
     "console": {"front", "back"},
     "migrate": {"back"},
     "kafka": {"front", "back"},
@@ -126,6 +126,9 @@ def everybody_is_in_its_networks_alone(compose: Compose) -> Iterator[str]:
     aliases = (compose["services"]["nginx"]["networks"]["outside"] or {}).get("aliases", [])
     if {alias.partition(".")[0] for alias in aliases} != {"webhooks", "kafka", "console"}:
         yield f"nginx is known outside as {aliases}"
+    inside = (compose["services"]["nginx"]["networks"]["front"] or {}).get("aliases", [])
+    if inside != ["kafka.${DOMAIN_NAME:-localtest.me}"]:
+        yield f"nginx is known inside as {inside}"
 
 
 def long_running_services_are_watched_and_bounded(compose: Compose) -> Iterator[str]:
@@ -302,7 +305,7 @@ def the_domain_is_that_of_env_everywhere(compose: Compose) -> Iterator[str]:
         name: sum("hooks.example" in replaced(text, SAMPLE) for text in strings(service))
         for name, service in services(compose)
     }
-    wanted = {"tls": 1, "nginx": 4, "ingest": 1, "worker": 1, "console": 1, "migrate": 0, "kafka": 1, "postgres": 0}
+    wanted = {"tls": 1, "nginx": 5, "ingest": 1, "worker": 1, "console": 1, "migrate": 0, "kafka": 1, "postgres": 0}
     if uses != wanted:
         yield f"the domain is used {uses}"
 

@@ -59,6 +59,7 @@ MUTANTS: list[tuple[Rule, Callable[[dict[str, Any]], None]]] = [
     (rules.everybody_is_in_its_networks_alone, put("networks/front", {"internal": False})),
     (rules.everybody_is_in_its_networks_alone, drop(S + "worker/networks")),
     (rules.everybody_is_in_its_networks_alone, put(S + "nginx/networks/outside", {"aliases": ["kafka.x"]})),
+    (rules.everybody_is_in_its_networks_alone, put(S + "nginx/networks/front", {})),
     (rules.long_running_services_are_watched_and_bounded, drop(S + "worker/healthcheck")),
     (rules.long_running_services_are_watched_and_bounded, put(S + "kafka/healthcheck/test", ["CMD-SHELL", "true"])),
     (rules.long_running_services_are_watched_and_bounded, put(S + "kafka/healthcheck/start_interval", "1s")),
