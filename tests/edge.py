@@ -101,13 +101,13 @@ class Edge:
                 EDGE_HEALTH_PORT=str(self.health_port),
             )
         )  # fmt: skip
+        self._globals = "daemon off;" + (f" load_module {STREAM};" if STREAM.exists() else "")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Edge:
-        load = f"load_module {STREAM};" if STREAM.exists() else ""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [self._nginx, "-p", str(self.folder), "-c", str(self.config), "-g", f"daemon off; {load}"],
+                [self._nginx, "-p", str(self.folder), "-c", str(self.config), "-g", self._globals],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         process = self.process
@@ -121,6 +121,14 @@ class Edge:
 
         eventually(listening, "nginx listens")
         return self
+
+    def read_back(self) -> str:
+        """The configuration as nginx itself reads it."""
+        done = subprocess.run(
+            [self._nginx, "-p", str(self.folder), "-c", str(self.config), "-g", self._globals, "-T"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
 
     def workers(self) -> list[int]:
         """Pids of the workers, those of before a reload too."""

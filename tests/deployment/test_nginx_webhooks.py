@@ -261,6 +261,17 @@ def test_too_many_requests_at_once_from_one_address_are_429_and_others_get_in(fr
         assert [client.send(b"a").answer().status for client in waiting] == [200] * 512
 
 
+def test_a_request_under_way_survives_a_reload(server: Serve, folder: Path) -> None:
+    with edge(folder, ingest=server.port) as front, front.open() as client:
+        client.send(asked("/open", b"", size=6) + b"abc")
+        eventually(lambda: server.total("kwb_in_flight_bytes") == 3, "it is under way")
+        front.authority.issue(front.tls)
+        front.reload()
+        assert front.ask(asked("/open", b"x")).status == 200
+        answer = client.send(b"def").answer()
+    assert (answer.status, answer.json["body_sha256"]) == (200, hashlib.sha256(b"abcdef").hexdigest())
+
+
 class Load:
     """Senders through nginx, one request after another, until `stop`; every status, and what was not answered."""
 
