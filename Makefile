@@ -71,6 +71,7 @@ bench: $(READY)  ## Measure speed and memory, beside a rival; writes benchmarks/
 	$(BIN)/python benchmarks/archive.py
 	$(BIN)/python benchmarks/relay_drain.py
 	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/outside.py
 
 bench-quick: $(READY)  ## The same in a few minutes, to see whether a change matters
 	$(BIN)/python benchmarks/http_to_kafka.py --quick
@@ -78,6 +79,7 @@ bench-quick: $(READY)  ## The same in a few minutes, to see whether a change mat
 	$(BIN)/python benchmarks/archive.py --quick
 	$(BIN)/python benchmarks/relay_drain.py --quick
 	$(BIN)/python benchmarks/replay.py --quick
+	$(BIN)/python benchmarks/outside.py --quick
 
 lock: $(READY)  ## Resolve the dependencies anew, with hashes
 	$(BIN)/python tools/lock.py

@@ -39,7 +39,6 @@ SAID = b"during authentication due to invalid credentials with SASL mechanism SC
 CONNECTIONS_MAX = 100
 PROPERTIES = {
     "connections.max.idle.ms": "4000",
-    "connection.failed.authentication.delay.ms": "200",
     "listener.name.proxy.max.connections": str(CONNECTIONS_MAX),
 }
 ITERATIONS_MIN = 4096
