@@ -231,6 +231,14 @@ class ManagementSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsoleSettings:
+    """Who may see events in the role console. Neither has a default."""
+
+    username: str = setting("", "Login of the console; required for the role console.", env="CONSOLE_USERNAME")
+    password: SecretStr | None = setting(None, "Its password.", env="CONSOLE_PASSWORD")
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is written to standard error."""
 
@@ -267,6 +275,7 @@ class Settings:
     management: ManagementSettings
     log: LogSettings
     stack: StackSettings = StackSettings()
+    console: ConsoleSettings = ConsoleSettings()
 
 
 ROOMS: dict[str, type] = {
@@ -278,6 +287,7 @@ ROOMS: dict[str, type] = {
     "archive": ArchiveSettings,
     "relay": RelaySettings,
     "management": ManagementSettings,
+    "console": ConsoleSettings,
     "log": LogSettings,
     "stack": StackSettings,
 }

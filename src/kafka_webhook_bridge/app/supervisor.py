@@ -8,17 +8,22 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kafka_webhook_bridge.app.control import Channel
 from kafka_webhook_bridge.app.preflight import Role
 from kafka_webhook_bridge.console.management import Management
 from kafka_webhook_bridge.errors import ConfigError, UsageError
 from kafka_webhook_bridge.ingest.door import BACKLOG
+from kafka_webhook_bridge.ingest.limits import TrustedProxies
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.observability.background import pause
 from kafka_webhook_bridge.settings import IngestSettings, Settings, child_environment, load_settings
 from kafka_webhook_bridge.sources.config import load_sources
+from kafka_webhook_bridge.store import Store
+
+if TYPE_CHECKING:
+    from kafka_webhook_bridge.console.site import Site
 
 ChildRole = Literal["ingest", "worker"]
 
@@ -94,7 +99,21 @@ class Supervisor:
                 self._children.append(Child("ingest", slot, metrics.Segment.create(), sock))
         if role in ("all", "worker"):
             self._children.append(Child("worker", 0, metrics.Segment.create()))
-        self._management = Management(settings.management, self._metrics, self._health)
+        self._site: Site | None = None
+        self._store: Store | None = None
+        if role != "console":
+            self._management = Management(settings.management, self._metrics, self._health)
+            return
+        from kafka_webhook_bridge.console.login import Door
+        from kafka_webhook_bridge.console.site import Site
+
+        self._store = Store(settings.store)
+        self._site = Site(settings, self._store)
+        proxies = TrustedProxies(load_sources(settings).trusted_proxies)
+        self._management = Management(
+            settings.management, self._metrics, self._health, self._site.routes(),
+            lambda app: Door(app, settings.console, proxies),
+        )  # fmt: skip
 
     async def run(self) -> int:
         """Exit status: 0 after a drain, 1 when a child did not stop in time or a task of its own ended."""
@@ -102,6 +121,10 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        own: list[asyncio.Task[None]] = []
+        if self._site is not None and self._store is not None:
+            await self._store.open()
+            own.append(asyncio.create_task(self._site.look.run(), name="look"))
         port = await self._management.start()
         listeners = [child.listener for child in self._children if child.listener is not None]
         ingest = listeners[0].getsockname()[:2] if listeners else None
@@ -112,12 +135,16 @@ class Supervisor:
             children=[child.name for child in self._children],
         )
         keepers = {child.name: asyncio.create_task(self._keep(child), name=child.name) for child in self._children}
-        well = await self._until_told([*keepers.values(), self._management.serving])
+        well = await self._until_told([*keepers.values(), *own, self._management.serving])
         self._log.info("draining")
         # First the ingest processes, so that what they accept last is still archived.
         clean = await self._stop([c for c in self._children if c.role == "ingest"], keepers)
         clean &= await self._stop([c for c in self._children if c.role == "worker"], keepers)
         await self._management.stop()
+        for task in own:
+            task.cancel()
+        if self._store is not None:
+            await self._store.close()
         self._log.info("stopped", clean=clean)
         return 0 if clean and well else 1
 
@@ -243,6 +270,8 @@ class Supervisor:
 
     def _health(self) -> tuple[int, dict[str, Any]]:
         parts = [part for child in self._children for part in child.parts]
+        if self._site is not None:
+            parts = self._site.look.parts
         if not parts:
             parts = [health.Part("bridge", "unavailable", "starting", durable=True)]
         if not any(child.role == "ingest" for child in self._children):

@@ -24,6 +24,7 @@ from kafka_webhook_bridge.errors import KwbError
 GROUPS: dict[str, tuple[str, str]] = {
     "up": ("up", "Start Kafka, PostgreSQL and the bridge on this machine."),
     "serve": ("serve", "Run the bridge against servers that exist."),
+    "migrate": ("migrate", "Bring PostgreSQL's tables up to date."),
     "config": ("config", "Check and show the configuration."),
     "sources": ("sources", "List and show the configured senders."),
     "send": ("send", "Send test webhooks and report latency and receipts."),

@@ -139,7 +139,7 @@ class Doctor:
             yield Check("postgresql.schema", "fail", f"version {facts.schema_version}, this is older", todo)
         else:
             found = f"version {facts.schema_version} of {facts.schema_known}"
-            todo = "" if ready else "`kwb serve` makes the tables at its start."
+            todo = "" if ready else "`kwb migrate` makes the tables; so does a worker at its start."
             yield Check("postgresql.schema", "ok", found, todo)
         wanted = self.settings.store.connections_max * 2
         left = facts.connections_max - facts.connections
