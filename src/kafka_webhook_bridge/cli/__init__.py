@@ -35,6 +35,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "rebuild": ("rebuild", "Make a lost topic anew out of the archive."),
     "audit": ("audit", "Reconcile receipts, Kafka and PostgreSQL."),
     "topics": ("topics", "List and describe topics."),
+    "tls": ("tls", "Make and show the certificates of the local stack."),
     "doctor": ("doctor", "Check every dependency, permission and limit."),
 }
 
