@@ -105,7 +105,7 @@ def _digest(role: str) -> str:
 
 
 def _make_base(archive: Path, name: str) -> None:
-    with _beside(archive) as new, tempfile.TemporaryDirectory(prefix="kwb-debootstrap-") as folder:
+    with _Whole(archive) as new, tempfile.TemporaryDirectory(prefix="kwb-debootstrap-") as folder:
         _run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, folder])
         leave = ["--exclude=./var/cache/apt/archives/*.deb", "--exclude=./var/lib/apt/lists/*"]
         _run(["tar", "-C", folder, *leave, "-czf", str(new), "."])
@@ -123,7 +123,7 @@ def _make(role: str, name: str, archive: Path, environment: dict[str, str]) -> N
         build = ["docker", "build", "--quiet", "--network", "host", "--build-arg", f"BASE={base}", "--tag", tag]
         build += ["--label", f"kwb.standin={role}", str(context)]
         _run(build, {**environment, "DOCKER_BUILDKIT": "0"})
-    with _beside(archive) as new:
+    with _Whole(archive) as new:
         saving = subprocess.Popen(["docker", "save", tag], env=environment, stdout=subprocess.PIPE)
         assert saving.stdout is not None
         with gzip.open(new, "wb", compresslevel=1) as output:
@@ -141,7 +141,7 @@ def _add_kafka(context: Path) -> None:
         shutil.copy(jar, context / "libs")
 
 
-class _beside:
+class _Whole:
     """A file that takes its name only when it is whole."""
 
     def __init__(self, path: Path) -> None:
