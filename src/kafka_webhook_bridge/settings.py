@@ -158,6 +158,15 @@ class KafkaSettings:
     username: str = setting("", "SASL user of the bridge.", env="KAFKA_USERNAME")
     password: SecretStr | None = setting(None, "SASL password of the bridge.", env="KAFKA_PASSWORD")
     external_port: int = setting(29095, "TLS port for outside consumers.", env="KAFKA_EXTERNAL_PORT", low=1, high=65535)
+    external_servers: str = setting(
+        "", "host:port list for outside consumers. Empty: kafka.<DOMAIN_NAME>:<KAFKA_EXTERNAL_PORT>."
+    )
+    external_ca: str = setting(
+        "", "PEM file of the authority behind that port, as consumers see its path; for snippets. Empty: the system's."
+    )
+    external_protocol: Literal["SASL_SSL", "SASL_PLAINTEXT"] = setting(
+        "SASL_SSL", "Security protocol of outside consumers; SASL_PLAINTEXT on this machine alone."
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] | None = setting(
         None, "Unset: SASL_PLAINTEXT to loopback with a user name, SASL_SSL elsewhere, PLAINTEXT without one."
     )
@@ -276,6 +285,13 @@ class Settings:
     log: LogSettings
     stack: StackSettings = StackSettings()
     console: ConsoleSettings = ConsoleSettings()
+
+    @property
+    def external_servers(self) -> str:
+        """Where outside consumers connect: as set, else by the name of the domain; empty when neither is known."""
+        if self.kafka.external_servers or not self.bridge.domain_name:
+            return self.kafka.external_servers
+        return f"kafka.{self.bridge.domain_name}:{self.kafka.external_port}"
 
 
 ROOMS: dict[str, type] = {
