@@ -35,6 +35,17 @@ def seconds(option: str, text: str) -> float:
     return float(int(match[1]) * _SECONDS[match[2]])
 
 
+def later(option: str, text: str, now: datetime) -> datetime:
+    """The time `90d` or `12h` after `now`. Raises UsageError that names `option`."""
+    match = _AGO.fullmatch(text.strip())
+    try:
+        if match and int(match[1]):
+            return now + timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+    except OverflowError:
+        pass
+    raise UsageError(f"{option} {text}: not a time from now such as 12h, 90d, 4w") from None
+
+
 def iso(time: datetime) -> str:
     """`2026-01-31T23:59:59.123Z`, as record headers have it (RFC 3339, UTC)."""
     return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

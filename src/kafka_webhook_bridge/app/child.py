@@ -21,6 +21,7 @@ import uvloop
 
 from kafka_webhook_bridge.app.control import Channel
 from kafka_webhook_bridge.archive.archiver import Archiver
+from kafka_webhook_bridge.archive.expiry import Expiry
 from kafka_webhook_bridge.archive.reconcile import Reconciler
 from kafka_webhook_bridge.archive.relay import Relay
 from kafka_webhook_bridge.archive.retention import Retention
@@ -211,9 +212,10 @@ async def _worker(settings: Settings, control: socket.socket) -> int:
         retention = Retention(settings, store, database.migrated)
         relay = Relay(settings, store, sources, background.fault_in_thread, database.migrated)
         reconciler = Reconciler(settings, store, database.migrated, body_bytes_max=sources.body_bytes_max)
+        expiry = Expiry(settings, store, database.migrated)
         for name, work in (
             ("archiver", archiver.run), ("retention", retention.run), ("relay", relay.run),
-            ("reconciler", reconciler.run),
+            ("reconciler", reconciler.run), ("expiry", expiry.run),
         ):  # fmt: skip
             rooms.append(background.start(work(stop), name))
 

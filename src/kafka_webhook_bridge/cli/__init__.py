@@ -36,6 +36,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "audit": ("audit", "Reconcile receipts, Kafka and PostgreSQL."),
     "topics": ("topics", "List and describe topics."),
     "tls": ("tls", "Make and show the certificates of the local stack."),
+    "users": ("users", "Users for outside consumers: make, list, rotate, delete."),
     "doctor": ("doctor", "Check every dependency, permission and limit."),
 }
 

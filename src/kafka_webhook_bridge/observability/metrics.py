@@ -69,6 +69,8 @@ CounterName = Literal[
     "kwb_reconcile_events_total",
     "kwb_reconcile_missing_rows_total",
     "kwb_reconcile_missing_records_total",
+    "kwb_users_expired_total",
+    "kwb_users_expiry_failures_total",
     "kwb_log_lines_dropped_total",
 ]
 GaugeName = Literal[
@@ -218,6 +220,8 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_reconcile_missing_rows_total": Row("Records that the archive passed and that have no row.", ("topic",)),
     "kwb_reconcile_missing_records_total": Row("Rows whose record is not where they say.", ("topic",)),
     "kwb_reconcile_behind_ms": Row("How far the comparison of Kafka and PostgreSQL is behind what is settled."),
+    "kwb_users_expired_total": Row("Outside users removed because their time was over."),
+    "kwb_users_expiry_failures_total": Row("Attempts to remove such a user that failed and are made again."),
     "kwb_log_lines_dropped_total": Row("Log lines left out: too many alike, or nobody reads them.", ("reason",)),
 }
 PROCESS_TABLE: Mapping[str, str] = {

@@ -1,0 +1,579 @@
+"""Outside users through the command, and what a partner may do on the real broker: read its topics, nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka as ck
+import confluent_kafka.admin
+import kafka
+import kafka.errors
+import kafka.protocol.admin
+import pytest
+from users_world import Partner, kwb, make_partner, read, until, write
+
+from kafka_webhook_bridge.kafka.admin import Admin
+from kafka_webhook_bridge.kafka.config import client_config
+from kafka_webhook_bridge.stack import Stack
+from kafka_webhook_bridge.stack.kafka import tool
+
+a: Any = confluent_kafka.admin
+_REFUSED = {
+    ck.KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    ck.KafkaError.GROUP_AUTHORIZATION_FAILED,
+    ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    ck.KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+}
+
+
+@pytest.fixture(scope="module")
+def partner(stack: Stack) -> Partner:
+    return make_partner(stack, "--bytes-per-second", "5MB")
+
+
+# ── what a partner may not ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _admin(partner: Partner) -> Any:
+    return a.AdminClient(partner.config())
+
+
+def _result(futures: Any) -> Any:
+    future = next(iter(futures.values())) if isinstance(futures, dict) else futures
+    return future.result(30)
+
+
+def _produce(partner: Partner, topic: str) -> None:
+    reports: list[Any] = []
+    producer = ck.Producer(partner.config())
+    producer.produce(topic, b"x", on_delivery=lambda error, _: reports.append(error))
+    producer.flush(30)
+    if reports != [None]:
+        raise ck.KafkaException(reports[0] if reports else ck.KafkaError(ck.KafkaError._TIMED_OUT))
+
+
+def _produce_own(p: Partner) -> None:
+    _produce(p, p.own)
+
+
+def _produce_foreign(p: Partner) -> None:
+    _produce(p, p.foreign)
+
+
+def _produce_to_no_topic(p: Partner) -> None:
+    _produce(p, f"{p.name}.made-by-writing")
+
+
+def _transaction(p: Partner) -> None:
+    ck.Producer(p.config(**{"transactional.id": p.name})).init_transactions(30)
+
+
+def _create_own(p: Partner) -> None:
+    _result(_admin(p).create_topics([ck.admin.NewTopic(f"{p.name}.new", 1, 1)]))
+
+
+def _delete_own(p: Partner) -> None:
+    _result(_admin(p).delete_topics([p.own]))
+
+
+def _delete_foreign(p: Partner) -> None:
+    _result(_admin(p).delete_topics([p.foreign]))
+
+
+def _more_partitions(p: Partner) -> None:
+    _result(_admin(p).create_partitions([ck.admin.NewPartitions(p.own, 100)]))
+
+
+def _alter_topic(p: Partner) -> None:
+    entry = a.ConfigEntry("retention.ms", "1", incremental_operation=a.AlterConfigOpType.SET)
+    _result(_admin(p).incremental_alter_configs([a.ConfigResource("topic", p.own, incremental_configs=[entry])]))
+
+
+def _alter_topic_the_old_way(p: Partner) -> None:
+    _result(_admin(p).alter_configs([a.ConfigResource("topic", p.own, set_config={"retention.ms": "1"})]))
+
+
+def _alter_broker(p: Partner) -> None:
+    entry = a.ConfigEntry("message.max.bytes", "1", incremental_operation=a.AlterConfigOpType.SET)
+    _result(_admin(p).incremental_alter_configs([a.ConfigResource("broker", "1", incremental_configs=[entry])]))
+
+
+def _read_broker_settings(p: Partner) -> None:
+    _result(_admin(p).describe_configs([a.ConfigResource("broker", "1")]))
+
+
+def _read_foreign_settings(p: Partner) -> None:
+    _result(_admin(p).describe_configs([a.ConfigResource("topic", p.foreign)]))
+
+
+def _delete_records(p: Partner) -> None:
+    _result(_admin(p).delete_records([ck.TopicPartition(p.own, 0, ck.OFFSET_END)]))
+
+
+def _describe_foreign_topic(p: Partner) -> None:
+    _result(_admin(p).describe_topics(ck.TopicCollection([p.foreign])))
+
+
+def _fetch(p: Partner, topic: str) -> None:
+    errors: list[ck.KafkaError] = []
+    consumer = ck.Consumer(p.config(**{"group.id": p.group}))
+    try:
+        consumer.assign([ck.TopicPartition(topic, 0, 0)])
+
+        def refused() -> bool:
+            message = consumer.poll(0.5)
+            assert message is None or message.error() is not None, "a record was read"
+            if message is not None:
+                errors.append(message.error())
+            return bool(errors)
+
+        until(refused, "an answer to the fetch")
+    finally:
+        consumer.close()
+    raise ck.KafkaException(errors[0])
+
+
+def _fetch_foreign(p: Partner) -> None:
+    _fetch(p, p.foreign)
+
+
+def _fetch_kafkas_own(p: Partner) -> None:
+    _fetch(p, "__consumer_offsets")
+
+
+def _join_foreign_group(p: Partner) -> None:
+    errors: list[ck.KafkaError] = []
+    consumer = ck.Consumer(p.config(**{"group.id": "archive-of-others"}))
+    try:
+        consumer.subscribe([p.own])
+
+        def refused() -> bool:
+            message = consumer.poll(0.5)
+            assert message is None or message.error() is not None, "a record was read"
+            if message is not None:
+                errors.append(message.error())
+            return bool(errors)
+
+        until(refused, "an answer to the join")
+    finally:
+        consumer.close()
+    raise ck.KafkaException(errors[0])
+
+
+def _commit_to_foreign_group(p: Partner) -> None:
+    consumer = ck.Consumer(p.config(**{"group.id": "archive-of-others"}))
+    try:
+        consumer.commit(offsets=[ck.TopicPartition(p.own, 0, 1)], asynchronous=False)
+    finally:
+        consumer.close()
+
+
+def _describe_foreign_group(p: Partner) -> None:
+    _result(_admin(p).describe_consumer_groups(["archive-of-others"]))
+
+
+def _offsets_of_foreign_group(p: Partner) -> None:
+    _result(_admin(p).list_consumer_group_offsets([ck.ConsumerGroupTopicPartitions("archive-of-others")]))
+
+
+def _move_foreign_group(p: Partner) -> None:
+    wanted = ck.ConsumerGroupTopicPartitions("archive-of-others", [ck.TopicPartition(p.own, 0, 0)])
+    _result(_admin(p).alter_consumer_group_offsets([wanted]))
+
+
+def _delete_foreign_group(p: Partner) -> None:
+    _result(_admin(p).delete_consumer_groups(["archive-of-others"]))
+
+
+def _binding(name: str) -> Any:
+    return a.AclBinding(
+        a.ResourceType.TOPIC, "*", a.ResourcePatternType.LITERAL, f"User:{name}", "*", a.AclOperation.ALL,
+        a.AclPermissionType.ALLOW,
+    )  # fmt: skip
+
+
+def _any_rule() -> Any:
+    return a.AclBindingFilter(
+        a.ResourceType.ANY, None, a.ResourcePatternType.ANY, None, None, a.AclOperation.ANY, a.AclPermissionType.ANY
+    )
+
+
+def _create_rule(p: Partner) -> None:
+    _result(_admin(p).create_acls([_binding(p.name)]))
+
+
+def _delete_rules(p: Partner) -> None:
+    _result(_admin(p).delete_acls([_any_rule()]))
+
+
+def _read_rules(p: Partner) -> None:
+    _result(_admin(p).describe_acls(_any_rule()))
+
+
+def _own_password(p: Partner) -> None:
+    info = a.ScramCredentialInfo(a.ScramMechanism.SCRAM_SHA_512, 4096)
+    _result(_admin(p).alter_user_scram_credentials([a.UserScramCredentialUpsertion(p.name, info, b"other")]))
+
+
+def _bridge_password(p: Partner) -> None:
+    info = a.ScramCredentialInfo(a.ScramMechanism.SCRAM_SHA_512, 4096)
+    _result(_admin(p).alter_user_scram_credentials([a.UserScramCredentialUpsertion("bridge", info, b"other")]))
+
+
+def _list_users(p: Partner) -> None:
+    _result(_admin(p).describe_user_scram_credentials())
+
+
+def _quota_client(p: Partner) -> Any:
+    return kafka.KafkaAdminClient(
+        bootstrap_servers=[p.stack.kafka.proxy_bootstrap], security_protocol="SASL_PLAINTEXT",
+        sasl_mechanism="SCRAM-SHA-512", sasl_plain_username=p.name, sasl_plain_password=p.password,
+    )  # fmt: skip
+
+
+def _send(p: Partner, request: Any, code: Callable[[Any], int]) -> None:
+    with _quota_client(p) as client:
+
+        async def send() -> Any:
+            return await client._manager.send(request)
+
+        answer = client._manager.run(send)
+    if code(answer):
+        raise ck.KafkaException(ck.KafkaError(code(answer)))
+
+
+def _more_quota(p: Partner) -> None:
+    entry = ([("user", p.name)], [("consumer_byte_rate", 1e9, False)])
+    request = kafka.protocol.admin.AlterClientQuotasRequest(entries=[entry], validate_only=False)
+    _send(p, request, lambda answer: answer.entries[0].error_code)
+
+
+def _read_quotas(p: Partner) -> None:
+    request = kafka.protocol.admin.DescribeClientQuotasRequest(components=[("user", 2, None)], strict=True)
+    _send(p, request, lambda answer: answer.error_code)
+
+
+FORBIDDEN = (
+    _produce_own, _produce_foreign, _produce_to_no_topic, _transaction, _create_own, _delete_own, _delete_foreign,
+    _more_partitions, _alter_topic, _alter_topic_the_old_way, _alter_broker, _read_broker_settings,
+    _read_foreign_settings, _delete_records, _describe_foreign_topic, _fetch_foreign, _fetch_kafkas_own,
+    _join_foreign_group, _commit_to_foreign_group, _describe_foreign_group, _offsets_of_foreign_group,
+    _move_foreign_group, _delete_foreign_group, _create_rule, _delete_rules, _read_rules, _own_password,
+    _bridge_password, _list_users, _more_quota, _read_quotas,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("attempt", FORBIDDEN, ids=lambda attempt: attempt.__name__.strip("_"))
+def test_a_partner_is_refused(partner: Partner, attempt: Callable[[Partner], None]) -> None:
+    with pytest.raises(ck.KafkaException) as refusal:
+        attempt(partner)
+    assert refusal.value.args[0].code() in _REFUSED, refusal.value
+
+
+def test_a_partner_sees_its_own_topics_alone(partner: Partner) -> None:
+    assert set(_admin(partner).list_topics(timeout=30).topics) == {partner.own}
+
+
+def test_a_partner_sees_its_own_groups_alone(partner: Partner, stack: Stack) -> None:
+    read(client_config(stack.kafka.settings, **{"group.id": "somebody-else"}), [partner.own], 1)
+    read(partner.config(**{"group.id": partner.group}), [partner.own], 1)
+    seen = {group.group_id for group in _result(_admin(partner).list_consumer_groups()).valid}
+    assert partner.group in seen
+    assert {name for name in seen if not name.startswith(partner.name)} == set()
+
+
+def test_whoever_reads_every_topic_does_not_read_kafkas_own(stack: Stack) -> None:
+    partner = make_partner(stack, "--topics", "*")
+    values = [m.value() for m in read(partner.config(**{"group.id": partner.group}), [partner.foreign], 3)]
+    assert sorted(values) == [b"first", b"second", b"third"]
+    with pytest.raises(ck.KafkaException) as refusal:
+        _fetch_kafkas_own(partner)
+    assert refusal.value.args[0].code() == ck.KafkaError.TOPIC_AUTHORIZATION_FAILED
+    assert not [name for name in _admin(partner).list_topics(timeout=30).topics if name.startswith("__")]
+
+
+# ── what it may: with the snippets that were printed ──────────────────────────────────────────────────────────────────
+
+
+def test_a_partner_reads_its_topics_in_its_groups(partner: Partner) -> None:
+    found = read(partner.config(**{"group.id": f"{partner.name}-all"}), [f"^{re.escape(partner.name)}\\."], 3)
+    assert sorted(message.value() for message in found) == [b"first", b"second", b"third"]
+    assert {message.topic() for message in found} == {partner.own}
+
+
+def test_the_java_properties_work_as_printed(partner: Partner, folder: Path) -> None:
+    (folder / "p.properties").write_text(partner.made["snippets"]["java"])
+    include = re.search(r"--include '([^']+)'", partner.made["use"]["java"])
+    assert include
+    done = subprocess.run(
+        tool(
+            "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server", partner.made["bootstrap_servers"],
+            "--command-config", str(folder / "p.properties"), "--include", include[1], "--from-beginning",
+            "--max-messages", "3", "--timeout-ms", "60000",
+        ),
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert sorted(done.stdout.split()) == ["first", "second", "third"], done.stderr
+
+
+def _lines_of(argv: list[str], cwd: Path, count: int, **environ: str) -> str:
+    """Run a reader that goes on for ever until it wrote so many lines, then press Ctrl-C."""
+    with (cwd / "out").open("w") as out, (cwd / "err").open("w") as err:
+        process = subprocess.Popen(argv, cwd=cwd, stdout=out, stderr=err, env={**os.environ, **environ})
+        try:
+
+            def enough() -> bool:
+                assert process.poll() is None, (cwd / "err").read_text()
+                return len((cwd / "out").read_text().splitlines()) >= count
+
+            until(enough, f"{count} lines of {argv[0]}")
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+        finally:
+            process.kill()
+            process.wait()
+    assert "Traceback" not in (cwd / "err").read_text()
+    return (cwd / "out").read_text()
+
+
+def test_the_python_snippet_runs_as_printed(partner: Partner, folder: Path) -> None:
+    (folder / "p.py").write_text(partner.made["snippets"]["python"])
+    said = _lines_of([sys.executable, "p.py"], folder, 3)
+    assert sorted(line.split()[-1] for line in said.splitlines()) == ["b'first'", "b'second'", "b'third'"]
+    assert all(line.startswith(partner.own) for line in said.splitlines())
+
+
+def _new_librdkafka(folder: Path) -> str:
+    """A folder for LD_LIBRARY_PATH: Kafka 4 refuses the SCRAM of librdkafka before 2.6.1, which kcat may have."""
+    found = next(Path(ck.__file__).parents[1].glob("confluent_kafka.libs/librdkafka-*.so*"), None)
+    if found is None:
+        pytest.skip("NOT RUN: this confluent-kafka brings no librdkafka")
+    (folder / "lib").mkdir()
+    (folder / "lib/librdkafka.so.1").symlink_to(found)
+    return f"{folder / 'lib'}:{found.parent}"
+
+
+def test_the_kcat_snippet_works_as_printed(partner: Partner, folder: Path) -> None:
+    if shutil.which("kcat") is None:
+        pytest.skip("NOT RUN: kcat is not installed")
+    (folder / f"{partner.name}.kcat.conf").write_text(partner.made["snippets"]["kcat"])
+    command = ["sh", "-c", f"exec {partner.made['use']['kcat']}"]
+    said = _lines_of(command, folder, 3, LD_LIBRARY_PATH=_new_librdkafka(folder))
+    assert sorted(said.split()) == ["first", "second", "third"]
+
+
+def test_the_node_snippet_runs_as_printed(partner: Partner, folder: Path) -> None:
+    node = shutil.which("node")
+    if node is None or subprocess.run([node, "-e", 'require("kafkajs")'], capture_output=True, check=False).returncode:
+        pytest.skip("NOT RUN: node and kafkajs (NODE_PATH) are not installed")
+    (folder / "p.cjs").write_text(partner.made["snippets"]["node"])
+    said = [line for line in _lines_of([node, "p.cjs"], folder, 3).splitlines() if line.startswith(partner.own)]
+    assert sorted(line.split()[-1] for line in said) == ["first", "second", "third"]
+
+
+# ── the command ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _shown(stack: Stack, name: str, **environ: str) -> dict[str, Any] | None:
+    rows = json.loads(kwb(stack, "list", "--window", "0", "--json", **environ).stdout)
+    return next((row for row in rows if row["name"] == name), None)
+
+
+def test_create_gives_exactly_these_rights_and_this_quota(partner: Partner, stack: Stack) -> None:
+    every = a.AclBindingFilter(
+        a.ResourceType.ANY, None, a.ResourcePatternType.ANY, f"User:{partner.name}", None, a.AclOperation.ANY,
+        a.AclPermissionType.ANY,
+    )  # fmt: skip
+    rules = _result(a.AdminClient(client_config(stack.kafka.settings)).describe_acls(every))
+    found = {(r.restype.name, r.resource_pattern_type.name, r.name, r.operation.name, r.permission_type.name, r.host)
+             for r in rules}  # fmt: skip
+    assert found == {
+        ("TOPIC", "PREFIXED", f"{partner.name}.", "READ", "ALLOW", "*"),
+        ("TOPIC", "PREFIXED", f"{partner.name}.", "DESCRIBE", "ALLOW", "*"),
+        ("GROUP", "PREFIXED", partner.name, "READ", "ALLOW", "*"),
+    }
+    row = _shown(stack, partner.name)
+    assert row is not None
+    assert row["limits"] == {"consumer_byte_rate": 5e6, "request_percentage": 100}
+    assert (row["topics"], row["groups"], row["other_rights"]) == ([f"{partner.name}.*"], [f"{partner.name}*"], [])
+    assert len(partner.password) >= 192 / 6
+
+
+@pytest.mark.parametrize("name", ["bridge", "anonymous", "Partner", "1partner", "p" * 64, "a b", "a\n", "ü", ""])
+def test_names_that_no_outside_user_may_have(stack: Stack, name: str) -> None:
+    done = kwb(stack, "create", name, "--topics", "x", "--group-prefix", "x", code=2)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+
+
+def test_the_name_of_a_super_user_is_refused_wherever_it_is_known_from(stack: Stack) -> None:
+    # `root` may do nothing here, but the bridge is told to be it.
+    done = kwb(stack, "delete", stack.kafka.username, code=2)
+    assert "may do everything" in done.stderr
+    row = _shown(stack, stack.kafka.username)
+    assert row is None
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--topics", "__consumer_offsets", "--group-prefix", "x"), "Kafka's own"),
+        (("--topics", "__*", "--group-prefix", "x"), "Kafka's own"),
+        (("--topics", "_*", "--group-prefix", "x"), "Kafka's own"),
+        (("--topics", "sh*p", "--group-prefix", "x"), "not a topic"),
+        (("--topics", "", "--group-prefix", "x"), "not a topic"),
+        (("--topics", "x", "--group-prefix", ""), "--group-prefix"),
+        (("--topics", "x", "--group-prefix", "*"), "--group-prefix"),
+        (("--topics", "x", "--group-prefix", "x", "--bytes-per-second", "0"), "read nothing"),
+        (("--topics", "x", "--group-prefix", "x", "--bytes-per-second", "fast"), "not a size"),
+        (("--topics", "x", "--group-prefix", "x", "--expires", "soon"), "--expires"),
+        (("--topics", "x", "--group-prefix", "x", "--expires", "0d"), "--expires"),
+    ],
+)
+def test_wrong_options_make_nothing(stack: Stack, options: tuple[str, ...], word: str) -> None:
+    done = kwb(stack, "create", "wrong-options", *options, code=2)
+    assert word in done.stderr
+    assert _shown(stack, "wrong-options") is None
+
+
+def test_an_existing_user_is_left_as_it_is(partner: Partner, stack: Stack) -> None:
+    done = kwb(stack, "create", partner.name, "--topics", "*", "--group-prefix", "x", code=1)
+    assert f"kwb users rotate {partner.name}" in done.stderr
+    row = _shown(stack, partner.name)
+    assert row is not None
+    assert row["topics"] == [f"{partner.name}.*"]
+    read(partner.config(**{"group.id": f"{partner.name}-still"}), [partner.own], 3)
+
+
+def test_files_hold_the_password_and_the_terminal_does_not(stack: Stack, folder: Path) -> None:
+    where = folder / "made" / "here"
+    done = kwb(stack, "create", "filed", "--topics", "filed.*", "--group-prefix", "filed", "--output", str(where))
+    files = sorted(path.name for path in where.iterdir())
+    assert files == ["filed.cjs", "filed.kcat.conf", "filed.properties", "filed.py"]
+    found = re.search(r'password="([^"]+)"', (where / "filed.properties").read_text())
+    assert found
+    assert stat.S_IMODE(where.stat().st_mode) == 0o700
+    for path in where.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert found[1] in path.read_text()
+    assert found[1] not in done.stdout + done.stderr
+    again = kwb(stack, "rotate", "filed", "--output", str(where), "--json")
+    assert found[1] not in (where / "filed.py").read_text()
+    assert "password" not in json.loads(again.stdout)
+    kwb(stack, "delete", "filed")
+
+
+def test_a_folder_that_cannot_be_written_makes_no_user(stack: Stack, folder: Path) -> None:
+    (folder / "file").write_text("")
+    done = kwb(
+        stack, "create", "unfiled", "--topics", "x", "--group-prefix", "unfiled", "--output", str(folder / "file"),
+        code=1,
+    )  # fmt: skip
+    assert "cannot be written" in done.stderr
+    assert _shown(stack, "unfiled") is None
+
+
+def test_list_shows_lag_and_speed_and_no_password(stack: Stack) -> None:
+    partner = make_partner(stack)
+    read(partner.config(**{"group.id": partner.group}), [partner.own], 3)
+    write(stack, partner.own, [b"later"] * 7)
+    done = kwb(stack, "list", "--window", "1s", "--json")
+    assert partner.password not in done.stdout + done.stderr
+    (row,) = [row for row in json.loads(done.stdout) if row["name"] == partner.name]
+    assert row["consumer_groups"] == [
+        {"group": partner.group, "state": "empty", "lag": 7, "records_per_second": 0.0}
+    ]
+    people = kwb(stack, "list", "--window", "0")
+    (line,) = [line for line in people.stdout.splitlines() if partner.name in line]
+    assert f"{partner.name}.*" in line
+    assert partner.group in line
+
+
+def test_list_shows_how_fast_a_group_reads(stack: Stack) -> None:
+    partner = make_partner(stack)
+    write(stack, partner.own, [b"x"] * 2000)
+    config = partner.config(**{"group.id": partner.group, "auto.offset.reset": "earliest", "enable.auto.commit": False})
+    consumer = ck.Consumer(config)
+    try:
+        consumer.subscribe([partner.own])
+        until(lambda: consumer.poll(0.5), "a record")
+        consumer.commit(asynchronous=False)
+        listing = subprocess.Popen(
+            [sys.executable, "-m", "kafka_webhook_bridge.cli", "users", "list", "--window", "4s", "--json"],
+            env=stack.environ(), stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        with listing:
+            while listing.poll() is None:  # goes on reading, slowly, until the command has ended
+                message = consumer.poll(0.02)
+                if message is not None and message.error() is None:
+                    consumer.commit(asynchronous=False)
+            assert listing.stdout is not None
+            rows = json.loads(listing.stdout.read())
+    finally:
+        consumer.close()
+    (row,) = [row for row in rows if row["name"] == partner.name]
+    (group,) = row["consumer_groups"]
+    assert group["state"] == "stable"
+    assert group["records_per_second"] > 0
+
+
+def _logs_in(partner: Partner, password: str) -> bool:
+    errors: list[ck.KafkaError] = []
+    client = a.AdminClient(partner.config(**{"sasl.password": password, "error_cb": errors.append}))
+    try:
+        return partner.own in client.list_topics(timeout=10).topics
+    except ck.KafkaException:
+        assert any(error.code() == ck.KafkaError._AUTHENTICATION for error in errors), errors
+        return False
+
+
+def test_rotate_changes_the_password_alone(stack: Stack) -> None:
+    partner = make_partner(stack, "--bytes-per-second", "1MB")
+    before = _shown(stack, partner.name)
+    new = json.loads(kwb(stack, "rotate", partner.name, "--json").stdout)
+    assert new["password"] != partner.password
+    assert (new["topics"], new["group_prefix"]) == ([f"{partner.name}.*"], partner.name)
+    assert new["password"] in new["snippets"]["java"]
+    until(lambda: _logs_in(partner, new["password"]), "the new password")
+    assert not _logs_in(partner, partner.password)
+    assert _shown(stack, partner.name) == before
+
+
+def test_a_deleted_user_leaves_nothing(stack: Stack) -> None:
+    partner = make_partner(stack, "--bytes-per-second", "1MB")
+    consumer = ck.Consumer(partner.config(**{"group.id": partner.group, "auto.offset.reset": "earliest"}))
+    try:  # who is connected reads nothing more
+        consumer.subscribe([partner.own])
+        until(lambda: consumer.poll(0.5), "a record")
+        kwb(stack, "delete", partner.name)
+        write(stack, partner.own, [b"after"])
+
+        def refused() -> bool:
+            message = consumer.poll(0.5)
+            assert message is None or message.value() != b"after"
+            return message is not None and message.error() is not None
+
+        until(refused, "a refusal")
+    finally:
+        consumer.close()
+    assert not _logs_in(partner, partner.password)
+    assert _shown(stack, partner.name) is None
+    gone = kwb(stack, "delete", partner.name, code=1)
+    assert "There is no user" in gone.stderr
+    again = kwb(stack, "create", partner.name, "--topics", "x", "--group-prefix", partner.name, "--json")
+    assert json.loads(again.stdout)["limits"] == {"request_percentage": 100}
+    assert _shown(stack, partner.name) is not None
+
+
+def test_rotating_nobody_is_a_found_problem(stack: Stack) -> None:
+    assert "There is no user nobody-here" in kwb(stack, "rotate", "nobody-here", code=1).stderr
