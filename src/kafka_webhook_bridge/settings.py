@@ -52,6 +52,17 @@ def check_postgres_url(url: str) -> None:
         raise ValueError(f"is not of the form {example}; special characters of a password are percent-encoded")
 
 
+def parse_servers(text: str) -> list[tuple[str, int]]:
+    """Host and port of each of `host:port, [::1]:port, …`. Raises ValueError with a sentence for people."""
+    found = []
+    for server in filter(None, map(str.strip, text.split(","))):
+        host = _HOST.fullmatch(server)
+        if host is None or not host[1] or not 0 < int(host[3] or 0) < 65536:
+            raise ValueError(f"{server!r} is not host:port")
+        found.append((host[1].strip("[]"), int(host[3])))
+    return found
+
+
 def setting(
     default: Any,
     sentence: str,
@@ -425,6 +436,10 @@ def _contradictions(settings: Settings) -> list[Problem]:
     if settings.management.port == ingest.port != 0 and settings.management.host == ingest.host:
         what = f"{ingest.port} is the port of webhooks too; management has one of its own"
         found.append(Problem("KWB_MANAGEMENT_PORT", what))
+    try:
+        parse_servers(settings.external_servers)
+    except ValueError as error:
+        found.append(Problem("KWB_KAFKA_EXTERNAL_SERVERS" if kafka.external_servers else "DOMAIN_NAME", str(error)))
     if ingest.tls_key and not ingest.tls_cert:
         found.append(Problem("KWB_INGEST_TLS_CERT", "is not set, but KWB_INGEST_TLS_KEY is"))
     return found

@@ -1,14 +1,10 @@
-"""Certificates of the local stack as OpenSSL, Python's TLS and a stranger with `kwb tls` find them."""
+"""Certificates of the local stack as OpenSSL, Java and Python's TLS find them, and every way they may be damaged."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import ssl
 import stat
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -22,107 +18,16 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from certificate_world import DAY, DOMAIN, NAMES, NOW, OWN_NAMES, Other, Place, builder, key_pem, shake
 from kafka_webhook_bridge.errors import KwbError, StackError, UsageError
 from kafka_webhook_bridge.stack import certificates
-from kafka_webhook_bridge.stack.certificates import Held, Made, look, make
-
-DOMAIN = "hooks.example"
-NAMES = {f"{host}.{DOMAIN}" for host in ("webhooks", "kafka", "console")} | {"localhost", "127.0.0.1"}
-NOW = datetime.now(UTC).replace(microsecond=0)
-DAY = timedelta(days=1)
-NOBODY = 65_534
-
-
-class Place:
-    """A folder and an authority."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.folder, self.authority = root / "compose", root / "authority"
-        self.tls = self.folder / "tls"
-        self.pem, self.key, self.ca = self.tls / "server.pem", self.tls / "server.key", self.folder / "ca.pem"
-
-    def make(self, domain: str = DOMAIN, **more: Any) -> Made:
-        return make(domain, self.folder, self.authority, **more)
-
-    def look(self, **more: Any) -> Held:
-        return look(self.folder, **more)
-
-    def contents(self) -> dict[str, bytes]:
-        files = (path for path in self.root.rglob("*") if path.is_file())
-        return {str(path.relative_to(self.root)): path.read_bytes() for path in files}
+from kafka_webhook_bridge.stack.certificates import Held
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
-
-def shake(place: Place, name: str, ca: Path | None = None) -> str:
-    """A handshake in memory with hostname checks, as a client that asks for `name`: the refusal, or the protocol."""
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(place.pem, place.key)
-    client = ssl.create_default_context(cafile=ca or place.ca)
-    a, b = ssl.MemoryBIO(), ssl.MemoryBIO()
-    inside, outside = server.wrap_bio(a, b, server_side=True), client.wrap_bio(b, a, server_hostname=name)
-    for _ in range(4):
-        for end in (outside, inside):
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                pass
-            except ssl.SSLCertVerificationError as error:
-                return error.verify_message
-    return outside.version() or "nothing"
-
-
-class Other:
-    """A private authority that is not ours, and what it signs."""
-
-    def __init__(self, names: Sequence[str], *, key: Any = None, start: datetime = NOW - DAY, days: int = 90) -> None:
-        self.ca_key = ec.generate_private_key(ec.SECP256R1())
-        self.key = key or ec.generate_private_key(ec.SECP256R1())
-        issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Somebody else")])
-        self.ca = (
-            _builder(issuer, issuer, self.ca_key, NOW - 400 * DAY, 4_000)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .sign(self.ca_key, hashes.SHA256())
-        )
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a server")])
-        alternatives = x509.SubjectAlternativeName(list(map(x509.DNSName, names)))
-        self.server = (
-            _builder(subject, issuer, self.key, start, days)
-            .add_extension(alternatives, critical=False)
-            .sign(self.ca_key, hashes.SHA256())
-        )
-
-    def put(self, place: Place, *, ca: bool = True, key: Any = None) -> None:
-        place.tls.mkdir(parents=True, exist_ok=True)
-        place.pem.write_bytes(self.server.public_bytes(serialization.Encoding.PEM))
-        place.key.write_bytes(key_pem(key or self.key))
-        if ca:
-            place.ca.write_bytes(self.ca.public_bytes(serialization.Encoding.PEM))
-
-
-def key_pem(key: Any, password: bytes | None = None) -> bytes:
-    hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    pem: bytes = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
-    return pem
-
-
-def _builder(subject: Any, issuer: Any, key: Any, start: datetime, days: int) -> x509.CertificateBuilder:
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + days * DAY)
-    )
-
-
-OWN_NAMES = (f"webhooks.{DOMAIN}", f"kafka.{DOMAIN}", f"console.{DOMAIN}")
 
 # ── what is made ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -203,7 +108,7 @@ def test_a_stolen_authority_signs_for_its_domain_alone(place: Place, name: str, 
     kind: x509.GeneralName = x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "forged")])
     forged = (
-        _builder(subject, x509.load_pem_x509_certificate(place.ca.read_bytes()).subject, key, NOW - DAY, 90)
+        builder(subject, x509.load_pem_x509_certificate(place.ca.read_bytes()).subject, key, NOW - DAY, 90)
         .add_extension(x509.SubjectAlternativeName([kind]), critical=False)
         .sign(stolen, hashes.SHA256())
     )
@@ -251,6 +156,15 @@ def test_another_domain_needs_another_authority(place: Place) -> None:
     assert shake(place, "kafka.other.example") == "TLSv1.3"
     assert place.ca.read_bytes() != ca
     assert "Hostname mismatch" in shake(place, f"kafka.{DOMAIN}")
+
+
+def test_other_names_by_the_same_authority(place: Place) -> None:
+    place.make()
+    ca = place.ca.read_bytes()
+    made = place.make("localhost")  # which every authority may sign for
+    assert "the names differ" in made.done[0]
+    assert place.ca.read_bytes() == ca
+    assert shake(place, "kafka.localhost") == "TLSv1.3"
 
 
 def test_an_authority_that_is_nearly_over_is_replaced_and_what_it_signs_ends_with_it(place: Place) -> None:
@@ -361,83 +275,6 @@ def test_a_domain_is_spelled_as_certificates_do(place: Place) -> None:
 def test_unusual_domains(place: Place, domain: str) -> None:
     place.make(domain)
     assert shake(place, f"kafka.{domain}") == "TLSv1.3"
-
-
-# The interpreter may stand where only root reads, so it imports everything before it becomes somebody else.
-BECOME = f"""
-import os, sys
-from kafka_webhook_bridge.cli import main
-scratch = sys.argv.pop(1)
-assert main(["tls", "make", "--domain", "x", "--folder", scratch + "/f", "--authority", scratch + "/a"]) == 0
-sys.stdout.flush()
-os.setgroups([])
-os.setgid({NOBODY})
-os.setuid({NOBODY})
-print("—")
-sys.exit(main(["tls", *sys.argv[1:]]))
-"""
-
-
-def as_nobody(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`kwb tls make` as in the container: an arbitrary user, no home, nothing in the environment."""
-    options = ("--domain", DOMAIN, "--folder", str(place.folder), "--authority", str(place.authority))
-    done = subprocess.run(
-        [sys.executable, "-B", "-c", BECOME, place.root / "scratch", "make", *options, *arguments],
-        env={"COLUMNS": "250", "HOME": "/nowhere"}, cwd="/",
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    done.stdout = done.stdout.partition("—\n")[2]
-    return done
-
-
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
-
-
-@pytest.fixture
-def passable(place: Place) -> Place:
-    """A place that another user gets to."""
-    for parent in (place.root, *place.root.parents):
-        if parent.stat().st_uid == 0 and parent != Path("/") and not parent.stat().st_mode & 0o001:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    return place
-
-
-@needs_root
-def test_as_an_arbitrary_user_without_a_home(passable: Place) -> None:
-    for folder in (passable.folder, passable.authority):
-        folder.mkdir()
-        os.chown(folder, NOBODY, NOBODY)
-    done = as_nobody(passable)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert {path.stat().st_uid for path in (passable.ca, passable.pem, passable.key)} == {NOBODY}
-    assert "Nothing to do" in as_nobody(passable).stdout
-    assert shake(passable, "localhost") == "TLSv1.3"
-
-
-@needs_root
-@pytest.mark.parametrize("closed", ["folder", "authority"])
-def test_a_folder_that_cannot_be_written(passable: Place, closed: str) -> None:
-    for folder in (passable.folder, passable.authority):
-        folder.mkdir()
-        os.chown(folder, NOBODY, NOBODY)
-    path = getattr(passable, closed)
-    os.chown(path, 0, 0)
-    done = as_nobody(passable)
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {path} cannot be used by user id {NOBODY}: Permission denied.\nhint: ")
-    assert "HOST_UID" in done.stderr
-
-
-@needs_root
-def test_keys_of_another_user_are_told(passable: Place) -> None:
-    passable.make()
-    for folder in (passable.folder, passable.tls, passable.authority):
-        os.chown(folder, NOBODY, NOBODY)
-    done = as_nobody(passable)
-    assert done.returncode == 1
-    assert "cannot be" in done.stderr
-    assert "Permission denied" in done.stderr
 
 
 def test_a_folder_that_is_a_file(place: Place) -> None:
@@ -556,51 +393,6 @@ def test_a_bundle_with_our_authority_in_it_stays(place: Place) -> None:
     place.ca.write_bytes(bundle)
     assert place.make().done == ()
     assert place.ca.read_bytes() == bundle
-
-
-# ── the command ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def kwb(*arguments: object) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "kafka_webhook_bridge.cli", "tls", *map(str, arguments)],
-        env={"COLUMNS": "250"}, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def test_the_command_makes_and_shows(place: Place) -> None:
-    arguments = ("--domain", DOMAIN, "--folder", place.folder, "--authority", place.authority)
-    made = json.loads(kwb("make", *arguments, "--json").stdout)
-    assert len(made["done"]) == 3
-    assert (set(made["names"]), made["own"], made["verified"], made["troubles"]) == (NAMES, False, True, [])
-    shown = kwb("show", "--folder", place.folder)
-    assert (shown.returncode, shown.stderr) == (0, "")
-    assert f"kafka.{DOMAIN}" in shown.stdout
-    assert "in 395 days" in shown.stdout
-    found = json.loads(kwb("show", "--folder", place.folder, "--json").stdout)
-    assert found["days_left"] == 395
-    assert {name: found[name] for name in made if name != "done"} == found
-
-
-def test_show_ends_with_1_when_clients_refuse(place: Place) -> None:
-    missing = kwb("show", "--folder", place.folder)
-    assert (missing.returncode, missing.stdout) == (1, "")
-    assert "`kwb tls make` makes it." in missing.stderr
-    place.make(now=NOW - 390 * DAY)
-    soon = kwb("show", "--folder", place.folder)
-    assert soon.returncode == 1
-    assert "it expires on" in soon.stderr
-    place.make(now=NOW - 390 * DAY, renew=True)
-    place.make(renew=True)
-    other = kwb("show", "--folder", place.folder, "--domain", "other.example", "--json")
-    assert other.returncode == 1
-    assert [trouble["what"] for trouble in json.loads(other.stdout)["troubles"]] == [
-        f"{place.pem} is not for webhooks.other.example, kafka.other.example, console.other.example."
-    ]
-    _unpaired(place)
-    assert "another certificate's key" in kwb("show", "--folder", place.folder).stderr
 
 
 def test_every_error_says_what_to_do(place: Place) -> None:

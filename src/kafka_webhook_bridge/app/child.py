@@ -28,6 +28,7 @@ from kafka_webhook_bridge.archive.retention import Retention
 from kafka_webhook_bridge.errors import ConfigError, KwbError, StoreError
 from kafka_webhook_bridge.ingest.server import IngestServer
 from kafka_webhook_bridge.kafka import login
+from kafka_webhook_bridge.kafka.expiry import Expiry
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.observability.background import Background
 from kafka_webhook_bridge.settings import Settings, harness_fd, load_settings
@@ -207,6 +208,9 @@ async def _worker(settings: Settings, control: socket.socket) -> int:
     stop = asyncio.Event()
     rooms: list[asyncio.Task[None]] = []
     sources = load_sources(settings)
+    expiry = Expiry(settings)
+    if expiry.addresses:
+        rooms.append(background.start(expiry.run(stop), "expiry"))
     if store is not None:
         archiver = Archiver(settings, store, sources, database.migrated)
         retention = Retention(settings, store, database.migrated)

@@ -80,6 +80,7 @@ GaugeName = Literal[
     "kwb_kafka_available",
     "kwb_kafka_connected",
     "kwb_kafka_auth_failed",
+    "kwb_kafka_external_certificate_seconds",
     "kwb_durable",
     "kwb_clock_skew_seconds",
     "kwb_kafka_outstanding_records",
@@ -171,6 +172,9 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_kafka_available": Row("1 while every process reaches the cluster, else 0.", merge="min"),
     "kwb_kafka_connected": Row("0 while a process has lost every connection to the cluster, else 1.", merge="min"),
     "kwb_kafka_auth_failed": Row("1 while the cluster refuses the bridge's login or a right of it.", merge="max"),
+    "kwb_kafka_external_certificate_seconds": Row(
+        "Until the certificate of the outside door expires; below 0 afterwards.", merge="min"
+    ),
     "kwb_durable": Row("1 where what the place acknowledged is known to outlive a power cut.", ("place",), "min"),
     "kwb_clock_skew_seconds": Row("How far the place's clock is from this machine's, either way.", ("place",), "max"),
     "kwb_kafka_outstanding_records": Row("Records handed to Kafka that have no report yet."),
