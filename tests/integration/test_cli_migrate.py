@@ -18,6 +18,7 @@ from outbox_world import rows
 
 from bridge import WAIT_S, Serve, eventually, request
 from databases import migrate_database
+from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.stack import Stack
 from kafka_webhook_bridge.store.migrate import migrations
 
@@ -170,7 +171,7 @@ def test_rule_27_ingest_serves_with_the_schema_of_the_next_release(
 def test_rule_27_ingest_never_migrates_and_serves_through_kafka_meanwhile(
     stack: Stack, folder: Path, database: str, topic: str
 ) -> None:
-    """The database of the release before. (In an empty one no topic is on record, so none would be made: rule 7.)"""
+    """The database of the release before."""
     with mock.patch.object(migrate_module, "migrations", return_value=migrations()[:-1]):
         migrate_database(database)
     before = rows(database, TABLES)
@@ -194,6 +195,40 @@ def test_rule_27_ingest_never_migrates_and_serves_through_kafka_meanwhile(
             eventually(lambda: rows(database, "SELECT 1 FROM events"), "and its archive")
         finally:
             assert worker.stop() == 0
+    finally:
+        assert server.stop() == 0
+
+
+def test_rules_10_and_11_in_an_empty_database_topics_that_exist_are_used_and_none_is_made(
+    stack: Stack, folder: Path, database: str, topic: str
+) -> None:
+    """What is made must be on record first. The others wait, and health and the log say for what."""
+    admin = Admin(stack.kafka.settings)
+    admin.ensure_topic(topic, 1_000_000)
+    new = f"{topic}-new"
+    environ = {**stack.environ(), "DATABASE_URL": database, "KWB_BRIDGE_OPEN_RULE": "true"}
+    environ["KWB_CONFIG"] = f"sources: {{s: {{auth: none, topic: {topic}}}, n: {{auth: none, topic: {new}}}}}"
+    server = Serve(environ, folder, "--role", "ingest")
+    try:
+        server.wait_ready()
+        eventually(lambda: stored(server) == "kafka", "the topic that exists is used")
+        assert server.ask(request("/n", b"{}")).status == 503
+        assert server.ask(request(f"/{topic}-open", b"{}")).status == 503
+        status, body = eventually(lambda: "topics" in (found := server.health())[1]["parts"] and found, "the reason")
+        assert (status, body["status"]) == (200, "degraded")
+        assert body["parts"]["topics"]["status"] == "degraded"
+        reason = body["parts"]["topics"]["reason"]
+        assert new in reason
+        assert "`kwb migrate`" in reason
+        assert "`kwb migrate`" in body["parts"]["postgres"]["reason"]
+        assert any("`kwb migrate`" in line["hint"] for line in server.said("topic not checked"))
+        assert set(admin.describe([topic, new, f"{topic}-open"])) == {topic}
+        assert rows(database, TABLES) == []
+
+        assert migrate(database).returncode == 0
+        eventually(lambda: server.ask(request("/n", b"{}")).status == 200, "the other is made")
+        eventually(lambda: server.health()[1]["status"] == "ready", "nothing waits any more")
+        assert server.ask(request(f"/{topic}-open", b"{}")).status == 200
     finally:
         assert server.stop() == 0
 

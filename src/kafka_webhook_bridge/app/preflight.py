@@ -32,7 +32,7 @@ class Configuration:
 
 def load(role: Role = "all", environ: Mapping[str, str] | None = None, **overrides: Any) -> Configuration:
     """The configuration of a bridge of that role. Raises ConfigError with every problem at once."""
-    settings, origin, sources, problems = check_configuration(environ, **overrides)
+    settings, origin, sources, problems = check_configuration(environ, receives=role != "console", **overrides)
     told = {problem.where for problem in problems}
     problems += [problem for problem in _needs(settings, role) if problem.where not in told]
     if problems or sources is None:

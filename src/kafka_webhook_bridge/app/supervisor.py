@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from kafka_webhook_bridge.app.control import Channel
-from kafka_webhook_bridge.app.preflight import Role
+from kafka_webhook_bridge.app.preflight import Role, load
 from kafka_webhook_bridge.console.management import Management
 from kafka_webhook_bridge.errors import ConfigError, UsageError
 from kafka_webhook_bridge.ingest.door import BACKLOG
 from kafka_webhook_bridge.ingest.limits import TrustedProxies
+from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.observability.background import pause
 from kafka_webhook_bridge.settings import IngestSettings, Settings, child_environment, load_settings
@@ -23,6 +24,9 @@ from kafka_webhook_bridge.sources.config import load_sources
 from kafka_webhook_bridge.store import Store
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from kafka_webhook_bridge.console.login import Door
     from kafka_webhook_bridge.console.site import Site
 
 ChildRole = Literal["ingest", "worker"]
@@ -101,19 +105,21 @@ class Supervisor:
             self._children.append(Child("worker", 0, metrics.Segment.create()))
         self._site: Site | None = None
         self._store: Store | None = None
+        self._door: Door | None = None
         if role != "console":
             self._management = Management(settings.management, self._metrics, self._health)
             return
         from kafka_webhook_bridge.console.login import Door
         from kafka_webhook_bridge.console.site import Site
 
+        def guard(app: ASGIApp) -> ASGIApp:
+            self._door = Door(app, settings.console, proxies)
+            return self._door
+
         self._store = Store(settings.store)
         self._site = Site(settings, self._store)
-        proxies = TrustedProxies(load_sources(settings).trusted_proxies)
-        self._management = Management(
-            settings.management, self._metrics, self._health, self._site.routes(),
-            lambda app: Door(app, settings.console, proxies),
-        )  # fmt: skip
+        proxies = TrustedProxies(load_sources(settings, receives=False).trusted_proxies)
+        self._management = Management(settings.management, self._metrics, self._health, self._site.routes(), guard)
 
     async def run(self) -> int:
         """Exit status: 0 after a drain, 1 when a child did not stop in time or a task of its own ended."""
@@ -254,6 +260,9 @@ class Supervisor:
 
     def _reload(self) -> None:
         try:
+            if self._door is not None:
+                self._reload_console(self._door)
+                return
             sources = load_sources(load_settings())
         except ConfigError as error:
             self._log.error("configuration not reloaded; the old one stays", problems=[str(p) for p in error.problems])
@@ -262,6 +271,15 @@ class Supervisor:
             if child.process is not None and child.process.poll() is None and child.parts:
                 child.process.send_signal(signal.SIGHUP)
         self._log.info("configuration passed on", hash=sources.hash)
+
+    def _reload_console(self, door: Door) -> None:
+        """Its own login, whom it believes about addresses, and the passwords at Kafka and PostgreSQL."""
+        found = load("console")
+        door.use(found.settings.console, TrustedProxies(found.sources.trusted_proxies))
+        login.change(found.settings.kafka, self._settings.kafka)
+        if self._store is not None and found.settings.store.url is not None:
+            self._store.log_in(found.settings.store.url)
+        self._log.info("configuration reloaded")
 
     def _metrics(self) -> bytes:
         segments = [metrics.registry().segment, *(child.segment for child in self._children)]

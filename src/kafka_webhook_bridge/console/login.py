@@ -17,7 +17,7 @@ from kafka_webhook_bridge.observability import logs
 from kafka_webhook_bridge.settings import ConsoleSettings
 from kafka_webhook_bridge.sources.basic import Credential, matches, parse_basic
 
-FAILED_LOGINS_MAX = 10  # per address and minute; then not even the right one is looked at until the minute is over
+FAILED_LOGINS_MAX = 10  # per address and minute; then wrong ones get 429, and a right one is still let in
 TARGET_BYTES_MAX = 4096
 OPEN_PATH = "/health/live"
 SAFE_HEADERS = {
@@ -40,15 +40,15 @@ class Door:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._app = app
-        self._proxies = proxies
         self._clock = clock
         self._failed = FailedLogins(FAILED_LOGINS_MAX)
         self._log = logs.get_logger("console")
-        self.use(settings)
+        self.use(settings, proxies)
 
-    def use(self, settings: ConsoleSettings) -> None:
-        """Ask for this login from now on."""
+    def use(self, settings: ConsoleSettings, proxies: TrustedProxies) -> None:
+        """Ask for this login from now on, and believe these proxies about addresses."""
         assert settings.password is not None
+        self._proxies = proxies
         self._credentials = [Credential.of(settings.username, settings.password.get_secret_value())]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -67,21 +67,19 @@ class Door:
         await app(scope, receive, safely)
 
     def _refusal(self, scope: Scope) -> ASGIApp | None:
-        headers, now = Headers(scope=scope), self._clock()
+        """None for the right login, however many wrong ones came from its address: it may be shared (rules.md 24)."""
+        given = Headers(scope=scope).get("authorization")
+        if given is None:  # a browser asks without one first
+            return _unauthorized()
+        login = parse_basic(given.encode("latin-1"))
+        if login is not None and matches(self._credentials, *login):
+            return None
         forwarded = [value for name, value in scope["headers"] if name == b"x-forwarded-for"]
         address = self._proxies.sender((scope["client"] or ("",))[0], forwarded)
-        wait_s = self._failed.barred_s(address, now)
-        if wait_s is None:
-            given = headers.get("authorization")
-            login = parse_basic(given.encode("latin-1")) if given is not None else None
-            if login is not None and matches(self._credentials, *login):
-                return None
-            if given is None:  # a browser asks without one first
-                return _unauthorized()
-            self._log.warning("login to the console refused", address=address)
-            if (wait_s := self._failed.failed(address, now)) is None:
-                return _unauthorized()
-        return PlainTextResponse("Too many failed logins.\n", 429, {"retry-after": str(wait_s)})
+        if (wait_s := self._failed.failed(address, self._clock())) is not None:
+            return PlainTextResponse("Too many failed logins.\n", 429, {"retry-after": str(wait_s)})
+        self._log.warning("login to the console refused", address=address)
+        return _unauthorized()
 
 
 def _unauthorized() -> ASGIApp:

@@ -91,8 +91,8 @@ class Site:
 
         return answer
 
-    def _html(self, page: str, status: int = 200, **values: Any) -> Response:
-        return HTMLResponse(self._pages.get_template(f"{page}.html").render(values), status)
+    def _html(self, page: str, code: int = 200, /, **values: Any) -> Response:
+        return HTMLResponse(self._pages.get_template(f"{page}.html").render(values), code)
 
     async def _css(self, _request: Request) -> Response:
         return Response(self._style, media_type="text/css")

@@ -57,11 +57,6 @@ class FailedLogins:
             self._seen.popitem(last=False)
         return None if count < self._per_minute else self.wait_s(address, now)
 
-    def barred_s(self, address: str, now: float) -> int | None:
-        """None while the address may try, else whole seconds until it may."""
-        since, count = self._seen.get(_network(address), (now, 0))
-        return None if count < self._per_minute or now - since >= _WINDOW_S else self.wait_s(address, now)
-
     def wait_s(self, address: str, now: float) -> int:
         """Whole seconds until the address may go on."""
         since, _ = self._seen.get(_network(address), (now, 0))
