@@ -7,11 +7,13 @@ import hashlib
 import hmac
 import secrets
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 PATIENCE_S = 60
-SASL_HANDSHAKE, SASL_AUTHENTICATE, API_VERSIONS = 17, 36, 18
+FETCH, SASL_HANDSHAKE, API_VERSIONS, SASL_AUTHENTICATE = 1, 17, 18, 36
+BEFORE_LOGIN_BYTES_MAX = 65536  # sasl.server.max.receive.size
 CUT = -1
 SCRAM = b"SCRAM-SHA-512"
 
@@ -31,6 +33,23 @@ def sized(value: bytes) -> bytes:
     return len(value).to_bytes(4) + value
 
 
+_TAG_MAX = b"\xff\xff\xff\xff\x07"  # 0x7fffffff as an unsigned varint
+# What is no request: each must end the connection, and only this one.
+FRAMES = {
+    "the longest length": b"\x7f\xff\xff\xff" + b"x" * 1000,
+    "a negative length": b"\xff\xff\xff\xff" + b"x" * 1000,
+    "many tagged fields that are not there": request(API_VERSIONS, 3, b"", tags=_TAG_MAX),
+    "many tagged fields": request(API_VERSIONS, 3, b"", tags=_TAG_MAX + b"\x00\x00" * 30_000),
+    "one tagged field that claims the heap": request(API_VERSIONS, 3, b"", tags=b"\x01\x00" + _TAG_MAX),
+    "a mechanism longer than its frame": request(SASL_HANDSHAKE, 1, b"\x7f\xffPLAIN"),
+    "an unknown request": request(9_999, 0, b""),
+    "a fetch before the login": request(FETCH, 4, b"\x00" * 40),
+    "HTTP": b"GET / HTTP/1.1\r\nHost: kafka\r\n\r\n",
+    "TLS": bytes.fromhex("16030100a5010000a10303") + b"\x00" * 160,
+    "garbage": sized(bytes(range(256)) * 16),
+}
+
+
 @dataclass
 class Answer:
     """Of SaslAuthenticate: an error code (0: none, 58: refused, -1: the connection ended without an answer), what is
@@ -44,8 +63,11 @@ class Answer:
 class Raw:
     """One connection. Every read has a limit in time; the end of the connection reads as b''."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, trickle: bool = False) -> None:
+        """`trickle` sends every byte as a segment of its own."""
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._step = 1 if trickle else 2**31
 
     def __enter__(self) -> Raw:
         return self
@@ -54,7 +76,10 @@ class Raw:
         self.socket.close()
 
     def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
+        """All of it, unless the broker has ended the connection: the next read tells."""
+        with suppress(ConnectionResetError, BrokenPipeError):
+            for start in range(0, len(data), self._step):
+                self.socket.sendall(data[start : start + self._step])
 
     def frame(self) -> bytes:
         """The next whole answer without its length; b'' when the broker has ended the connection."""
@@ -74,6 +99,9 @@ class Raw:
         """The error code: 0, or 33 for a mechanism that is not offered."""
         self.send(request(SASL_HANDSHAKE, 1, text(mechanism)))
         return int.from_bytes(self.frame()[4:6])
+
+    def plain(self, user: bytes, password: bytes) -> Answer:
+        return self.authenticate(b"\0".join((b"", user, password)))
 
     def authenticate(self, data: bytes) -> Answer:
         self.send(request(SASL_AUTHENTICATE, 0, sized(data)))

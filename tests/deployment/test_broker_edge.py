@@ -7,14 +7,26 @@ import secrets
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
 import confluent_kafka.admin
 import pytest
-from raw_kafka import API_VERSIONS, CUT, PATIENCE_S, Raw, request, text
+from raw_kafka import (
+    BEFORE_LOGIN_BYTES_MAX,
+    CUT,
+    FRAMES,
+    PATIENCE_S,
+    SASL_AUTHENTICATE,
+    SASL_HANDSHAKE,
+    SCRAM,
+    Raw,
+    request,
+    text,
+)
 
 from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.stack import Kafka
@@ -23,7 +35,14 @@ TOPIC = "control"
 PASSWORD = secrets.token_hex(12)
 REFUSED = 58
 SAID = b"during authentication due to invalid credentials with SASL mechanism SCRAM-SHA-512"
-SILENT_MS = 4_000  # instead of five minutes, so that a test can see the end
+# Smaller than they are, so that a test can see them at work.
+CONNECTIONS_MAX = 100
+PROPERTIES = {
+    "connections.max.idle.ms": "4000",
+    "connection.failed.authentication.delay.ms": "200",
+    "listener.name.proxy.max.connections": str(CONNECTIONS_MAX),
+}
+ITERATIONS_MIN = 4096
 
 
 def bridge_config(kafka: Kafka) -> dict[str, Any]:
@@ -39,13 +58,14 @@ def reader(kafka: Kafka, user: str = "control") -> ck.Consumer:
             "bootstrap.servers": kafka.proxy_bootstrap, "security.protocol": "SASL_PLAINTEXT",
             "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": user, "sasl.password": PASSWORD,
             "group.id": f"{user}-{secrets.token_hex(4)}", "auto.offset.reset": "earliest",
+            "heartbeat.interval.ms": 1000,  # well below the end of silent connections
         }
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    broker = Kafka(tmp_path_factory.mktemp("edge") / "kafka", properties={"connections.max.idle.ms": str(SILENT_MS)})
+    broker = Kafka(tmp_path_factory.mktemp("edge") / "kafka", properties=PROPERTIES)
     try:
         broker.start()
         admin: Any = confluent_kafka.admin
@@ -127,23 +147,6 @@ def logged(kafka: Kafka) -> Callable[[str], None]:
     return wait
 
 
-TAG_MAX = b"\xff\xff\xff\xff\x07"  # 0x7fffffff as an unsigned varint
-FRAMES = {
-    "the longest length": b"\x7f\xff\xff\xff" + b"x" * 1000,
-    "a negative length": b"\xff\xff\xff\xff" + b"x" * 1000,
-    "one byte more than before a login": (65536 + 1).to_bytes(4) + b"x" * 1000,
-    "many tagged fields that are not there": request(API_VERSIONS, 3, b"", tags=TAG_MAX),
-    "many tagged fields": request(API_VERSIONS, 3, b"", tags=TAG_MAX + b"\x00\x00" * 30_000),
-    "one tagged field that claims the heap": request(API_VERSIONS, 3, b"", tags=b"\x01\x00" + TAG_MAX),
-    "a mechanism longer than its frame": request(17, 1, b"\x7f\xffPLAIN"),
-    "an unknown request": request(9_999, 0, b""),
-    "a fetch before the login": request(1, 4, b"\x00" * 40),
-    "HTTP": b"GET / HTTP/1.1\r\nHost: kafka\r\n\r\n",
-    "TLS": bytes.fromhex("16030100a5010000a10303") + b"\x00" * 160,
-    "garbage": len(junk := bytes(range(256)) * 16).to_bytes(4) + junk,
-}
-
-
 @pytest.mark.parametrize("data", FRAMES.values(), ids=FRAMES.keys())
 def test_a_frame_that_lies_is_cut_and_logged(kafka: Kafka, data: bytes, logged: Callable[[str], None]) -> None:
     with Raw(kafka.ports.proxy) as raw:
@@ -153,13 +156,16 @@ def test_a_frame_that_lies_is_cut_and_logged(kafka: Kafka, data: bytes, logged: 
     logged(name)  # the log names the peer
 
 
-def test_a_length_just_over_the_limit_is_refused_and_at_the_limit_is_read(kafka: Kafka) -> None:
+@pytest.mark.parametrize(("more", "code"), [(0, 0), (1, CUT)], ids=["at the limit", "one byte more"])
+def test_before_a_login_a_frame_at_the_limit_is_read_and_one_byte_more_is_cut(
+    kafka: Kafka, more: int, code: int
+) -> None:
     with Raw(kafka.ports.proxy) as raw:
         assert raw.handshake() == 0
-        raw.send((65536).to_bytes(4) + request(36, 0, b"")[4:])
-        raw.socket.settimeout(0.5)
-        with pytest.raises(TimeoutError):  # it waits for the rest
-            raw.socket.recv(1)
+        message = b"n,,n=control,r="
+        size = BEFORE_LOGIN_BYTES_MAX - len(request(SASL_AUTHENTICATE, 0, b"")) - len(message) + more
+        answer = raw.authenticate(message + b"x" * size)  # four bytes of length, sent and not counted, are those inside
+        assert answer.code == code
 
 
 def test_plain_is_not_offered(kafka: Kafka) -> None:
@@ -204,26 +210,55 @@ def test_the_right_proof_is_let_in(kafka: Kafka) -> None:
         assert raw.scram(b"control", PASSWORD.encode()).code == 0
 
 
-def test_one_who_tries_passwords_is_held_back_and_nobody_else(kafka: Kafka, control: Control) -> None:
-    guesses = [Raw(kafka.ports.proxy) for _ in range(50)]
-    for guess in guesses:
-        assert guess.handshake() == 0
-    for number, guess in enumerate(guesses):
-        # The first message is answered at once; the refusal is what waits.
-        first = guess.authenticate(b"n,,n=control,r=%d" % number)
+def test_a_login_that_comes_byte_by_byte_is_read(kafka: Kafka, control: Control) -> None:
+    with ExitStack() as stack:
+        slow = [stack.enter_context(Raw(kafka.ports.proxy, trickle=True)) for _ in range(20)]
+        for byte in request(SASL_HANDSHAKE, 1, text(SCRAM)):
+            for raw in slow:
+                raw.send(bytes([byte]))
+        assert all(raw.frame()[4:6] == b"\0\0" for raw in slow)
+        control.reads()
+        assert slow[0].scram(b"control", PASSWORD.encode()).code == 0
+        assert slow[1].scram(b"control", b"wrong").code == REFUSED
+
+
+def test_the_broker_sets_the_price_of_a_guess_and_nobody_can_lower_it(kafka: Kafka) -> None:
+    """The iteration count is the server's word, and no credential with a small one can be stored."""
+    with Raw(kafka.ports.proxy) as raw:
+        assert raw.handshake() == 0
+        first = raw.authenticate(b"n,,n=control,r=abc,i=1")
         assert first.code == 0
-        guess.send(request(36, 0, len(proof := b"c=biws,r=x,p=eA==").to_bytes(4) + proof))
-    control.reads()
-    assert all(guess.cut() for guess in guesses)
-    for guess in guesses:
-        guess.socket.close()
+        said = dict(field.split(b"=", 1) for field in first.data.split(b","))
+        assert int(said[b"i"]) >= ITERATIONS_MIN
+    admin: Any = confluent_kafka.admin
+    client = admin.AdminClient(bridge_config(kafka))
+    for iterations in (1, ITERATIONS_MIN - 1):
+        info = admin.ScramCredentialInfo(admin.ScramMechanism.SCRAM_SHA_512, iterations)
+        cheap = admin.UserScramCredentialUpsertion("cheap", info, b"cheap")
+        with pytest.raises(ck.KafkaException) as refused:
+            client.alter_user_scram_credentials([cheap])["cheap"].result(PATIENCE_S)
+        assert refused.value.args[0].code() == ck.KafkaError.UNACCEPTABLE_CREDENTIAL
+
+
+def test_those_who_try_passwords_are_refused_and_nobody_waits_for_them(kafka: Kafka, control: Control) -> None:
+    def guess(number: int) -> tuple[int, bytes]:
+        with Raw(kafka.ports.proxy) as raw:
+            assert raw.handshake() == 0
+            answer = raw.scram(b"control", b"guess %d" % number)
+            assert raw.cut()
+            return answer.code, answer.message
+
+    with ThreadPoolExecutor(25) as guessers:
+        guesses = [guessers.submit(guess, number) for number in range(100)]
+        control.reads()
+        assert {one.result(PATIENCE_S) for one in guesses} == {(REFUSED, b"Authentication failed " + SAID)}
 
 
 def test_one_who_says_nothing_or_stops_in_the_middle_is_cut(kafka: Kafka) -> None:
     with Raw(kafka.ports.proxy) as silent, Raw(kafka.ports.proxy) as half, Raw(kafka.ports.proxy) as login:
         half.send(b"\x00\x00")
         assert login.handshake() == 0
-        login.send(request(36, 0, b"\x00\x00\x10\x00")[:-1])
+        login.send(request(SASL_AUTHENTICATE, 0, b"\x00\x00\x10\x00")[:-1])
         assert all(raw.cut() for raw in (silent, half, login))
 
 
@@ -250,18 +285,33 @@ def test_the_broker_comes_back_on_another_address_behind_the_same_name(folder: P
         broker.destroy()
 
 
-def test_a_thousand_half_open_connections_disturb_nobody_who_reads(kafka: Kafka, control: Control) -> None:
+def served(port: int) -> int:
+    """Connections that the broker has accepted. Those that wait for it belong to no process yet: their inode is 0."""
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "01" and row[9] != "0" for row in rows)
+
+
+def test_a_thousand_half_open_connections_wait_outside_and_nobody_who_reads_is_disturbed(
+    kafka: Kafka, control: Control
+) -> None:
     opened = [socket.socket() for _ in range(1000)]
     try:
         for number, one in enumerate(opened):
             one.setblocking(False)
             assert one.connect_ex(("127.0.0.1", kafka.ports.proxy)) in {0, errno.EINPROGRESS}
+            with suppress(OSError):  # many are not let in yet
+                one.send(request(SASL_HANDSHAKE, 1, text(SCRAM))[:9])
             if number % 100 == 0:
                 control.reads()
-        for one in opened:
-            with suppress(OSError):  # many are not let in yet
-                one.send(request(17, 1, text(b"SCRAM-SHA-512"))[:9])
-        control.reads()
+        most, deadline = 0, time.monotonic() + PATIENCE_S
+        while most < CONNECTIONS_MAX:
+            assert time.monotonic() < deadline, f"{most} were let in"
+            most = max(most, served(kafka.ports.proxy))
+        for _ in range(20):
+            control.reads()
+            # One more has been taken by the thread that waits for a free place.
+            assert served(kafka.ports.proxy) <= CONNECTIONS_MAX + 1
     finally:
         for one in opened:
             one.close()
+    control.newcomer_reads()
