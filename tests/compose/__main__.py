@@ -139,8 +139,8 @@ def _report(scene: Scene, results: list[Result], replaced: dict[str, str]) -> st
         "",
         "# compose.yaml on a Docker engine",
         "",
-        f"{cells['ok']} checks are good, **{cells['RED']} are red**, {cells['NOT RUN']} did not run. A fresh clone, the whole "
-        "file unchanged, a project of its own. How it is done: tests/compose.",
+        f"{cells['ok']} checks are good, **{cells['RED']} are red**, {cells['NOT RUN']} did not run. A fresh clone, the "
+        "whole file unchanged, a project of its own. How it is done: tests/compose.",
         "",
         f"Made on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {scene.commit[:12]}. Docker Engine "
         f"{about['Server']['Version']}, client {about['Client']['Version']}, Compose {_compose_version(stack)}, "
@@ -149,8 +149,8 @@ def _report(scene: Scene, results: list[Result], replaced: dict[str, str]) -> st
     ]
     if replaced:
         lines += [
-            "These official images could not be pulled. Stand-ins with the same names, users, paths and entry points took "
-            "their places; so what is said here of nginx, PostgreSQL and Java is said of these versions:",
+            "These official images could not be pulled. Stand-ins with the same names, users, paths and entry points "
+            "took their places; so what is said here of nginx, PostgreSQL and Java is said of these versions:",
             "",
             "| image | here |",
             "|---|---|",

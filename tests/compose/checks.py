@@ -276,7 +276,7 @@ def confined(scene: Scene) -> str:
         "uids "
         + ", ".join(f"{service} {uid}" for service, uid in users.items())
         + (
-            "; CapEff and CapBnd 0 and NoNewPrivs 1 in all; / read-only in the bridge and nginx; limits and log rotation in all"
+            "; CapEff, CapBnd 0 and NoNewPrivs 1 in all; / read-only in the bridge and nginx; limits, log rotation in all"
         )
     )
 
@@ -444,7 +444,7 @@ def down_and_up(scene: Scene) -> str:
     scene.reading().await_value("down and up.")
     again = [r["value"] for r in scene.reading().records if "down and up." not in r["value"]]
     assert not [value for value in again if "from the host." in value], again
-    return f"the first event is archived, the partner's login and its group's position are kept, {len(values)} records read"
+    return f"first event archived, the partner's login and its group's position kept, {len(values)} records read"
 
 
 def secrets_hidden(scene: Scene) -> str:
