@@ -13,7 +13,7 @@ RUNNERS ?= 3
 
 .DEFAULT_GOAL := help
 .PHONY: help dev up test test-unit test-pythons test-postgres faults lint format docs bench bench-quick lock \
-	env env-rotate compose-up down clean pin-images sbom check-arm
+	env env-rotate compose-up compose-test down clean pin-images sbom check-arm
 
 help:  ## Show this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -92,6 +92,9 @@ env-rotate:  ## New passwords in the running stack; ONLY="KAFKA_PASSWORD …" fo
 
 compose-up:  ## Start compose.yaml: nginx with TLS, Kafka, PostgreSQL and the bridge in containers
 	@$(PYTHON) tools/compose.py up
+
+compose-test: $(READY)  ## Bring compose.yaml up on a Docker engine and check it; writes docs/reports/compose.md (minutes)
+	PYTHONPATH=tests $(BIN)/python -m compose --report docs/reports/compose.md
 
 down:  ## End what compose-up started; its data stay
 	@$(PYTHON) tools/compose.py down

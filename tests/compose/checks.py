@@ -1,0 +1,553 @@
+"""What is held against the stack that runs. Each check says what it saw; AssertionError or NotRun otherwise.
+
+They run in the order of CHECKS, each on what the ones before left.
+"""
+
+import json
+import re
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from compose.stack import BRIDGE, KAFKA_PORT, ONCE, ROOT, RUNNING, Compose, Load, Reader, until
+
+PARTNER = "partner"
+TOPIC = "demo"
+
+
+class NotRun(Exception):
+    """A part that a check needs is not there."""
+
+
+@dataclass
+class Scene:
+    """The stack, and what checks leave for later ones and for the report."""
+
+    stack: Compose
+    commit: str
+    password: str = ""
+    reader: Reader | None = None
+    marker: str = ""
+    numbers: dict[str, str] = field(default_factory=dict)
+
+    def reading(self) -> Reader:
+        """The partner on this machine that reads from the first check to the last."""
+        if not self.password:
+            raise NotRun("there is no partner")
+        if self.reader is None:
+            command = self.stack.partner(
+                "read", "--user", PARTNER, "--topic", TOPIC, "--group", f"{PARTNER}.host"
+            )  # fmt: skip
+            self.reader = Reader(command, self.password, self.stack)
+        return self.reader
+
+    def partner_ends(self, command: list[str], password: str | None = None) -> tuple[int, list[dict[str, Any]]]:
+        """Exit status and lines of a partner that ends by itself."""
+        environment = {**self.stack.environment, "PARTNER_PASSWORD": password or self.password}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        assert lines or done.returncode == 0, done.stderr[-1000:]
+        return done.returncode, lines
+
+
+def healthy(scene: Scene) -> str:
+    """Every service is healthy; what runs once has ended well."""
+    for service in RUNNING:
+        state = scene.stack.inspect(service)["State"]
+        assert state["Health"]["Status"] == "healthy", f"{service}: {state['Health']}"
+    for service in ONCE:
+        state = scene.stack.inspect(service)["State"]
+        assert (state["Status"], state["ExitCode"]) == ("exited", 0), f"{service}: {state}"
+    return f"{len(RUNNING)} healthy, {' and '.join(ONCE)} ended with 0"
+
+
+def published(scene: Scene) -> str:
+    """Only nginx is reachable, by two ports on loopback."""
+    stack = scene.stack
+    found = {}
+    for service in (*RUNNING, *ONCE):
+        ports = stack.inspect(service)["NetworkSettings"]["Ports"] or {}
+        for port, bindings in ports.items():
+            for binding in bindings or []:
+                found[service, port] = f"{binding['HostIp']}:{binding['HostPort']}"
+    assert found == {
+        ("nginx", "443/tcp"): f"127.0.0.1:{stack.https_port}",
+        ("nginx", f"{KAFKA_PORT}/tcp"): f"127.0.0.1:{KAFKA_PORT}",
+    }, found
+    return ", ".join(f"{service} {port} on {where}" for (service, port), where in found.items())
+
+
+def webhook(scene: Scene) -> str:
+    """A webhook by curl through HTTPS, found in the archive by the command in the container."""
+    stack, values = scene.stack, scene.stack.values()
+    host = f"webhooks.{stack.domain}"
+    answer = stack.run(
+        "curl", "--silent", "--show-error", "--cacert", str(stack.ca), "--resolve",
+        f"{host}:{stack.https_port}:127.0.0.1", "--user", f"{values['WEBHOOK_USERNAME']}:{values['WEBHOOK_PASSWORD']}",
+        "--header", "Content-Type: application/json", "--data", '{"order":{"id":1234,"text":"Grüße ✓"}}',
+        "--write-out", "\n%{http_code} %{ssl_verify_result}", f"https://{host}:{stack.https_port}/{TOPIC}",
+    )  # fmt: skip
+    body, _, code = answer.rpartition("\n")
+    assert code == "200 0", answer
+    receipt = json.loads(body)
+    assert receipt["stored"] == "kafka", receipt
+    scene.marker = receipt["event_id"]
+    stack.archived(scene.marker)
+    found = stack.kwb("events", "search", "--source", TOPIC, "--json-contains", '{"order":{"id":1234}}')
+    assert [event["event_id"] for event in found["events"]] == [scene.marker], found
+    text = stack.inside("worker", "kwb", "events", "show", scene.marker, "--body")
+    assert text == '{"order":{"id":1234,"text":"Grüße ✓"}}', text
+    return f"200, {scene.marker}, byte for byte in the archive"
+
+
+def edge(scene: Scene) -> str:
+    """What nginx refuses by itself, and the console behind its login."""
+    stack, values = scene.stack, scene.stack.values()
+
+    def status(name: str, path: str, *more: str) -> str:
+        return stack.run(
+            "curl", "--silent", "--output", "/dev/null", "--cacert", str(stack.ca), "--resolve",
+            f"{name}:{stack.https_port}:127.0.0.1", "--write-out", "%{http_code}", *more,
+            f"https://{name}:{stack.https_port}{path}",
+        )  # fmt: skip
+
+    webhooks, console = f"webhooks.{stack.domain}", f"console.{stack.domain}"
+    login = f"{values['CONSOLE_USERNAME']}:{values['CONSOLE_PASSWORD']}"
+    seen = {
+        "health is hidden": (status(webhooks, "/health/ready"), "404"),
+        "wrong password": (status(webhooks, "/demo", "--user", "webhook:wrong", "--data", "{}"), "401"),
+        "console without a login": (status(console, "/"), "401"),
+        "console with one": (status(console, "/", "--user", login), "200"),
+        "the console's data": (status(console, f"/api/v1/events/{scene.marker}", "--user", login), "200"),
+    }
+    assert all(got == wanted for got, wanted in seen.values()), seen
+    context = ssl.create_default_context(cafile=stack.ca)
+    try:
+        with socket.create_connection(("127.0.0.1", stack.https_port), timeout=30) as plain:
+            context.wrap_socket(plain, server_hostname="elsewhere.example")
+        raise AssertionError("a handshake for a foreign name succeeded")
+    except ssl.SSLError as error:
+        alert = error.reason
+    with socket.create_connection(("127.0.0.1", stack.https_port), timeout=30) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 400 " in plain.recv(100)
+    return ", ".join(f"{what} {got}" for what, (got, _) in seen.items()) + f", foreign name {alert}, plain HTTP 400"
+
+
+def partner_made(scene: Scene) -> str:
+    """One command makes an outside consumer."""
+    stack = scene.stack
+    command = ("kwb", "users", "create", PARTNER, "--topics", TOPIC, "--group-prefix", PARTNER, "--json")
+    done = stack.done("docker", "compose", "exec", "-T", "worker", *command)
+    if "No such command" in done.stderr:
+        raise NotRun("this version has no `kwb users`")
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout)
+    scene.password = made["password"]
+    stack.secrets.add(scene.password)
+    return f"`{' '.join(command)}`"
+
+
+def read_from_host(scene: Scene) -> str:
+    """A stock client on this machine, by localhost:29095, with the name checked."""
+    receipt = scene.stack.accepted('{"read":"from the host."}')
+    record = scene.reading().await_value("from the host.")
+    assert record["value"] == '{"read":"from the host."}'
+    return f"{receipt['event_id']} at partition {record['partition']}, offset {record['offset']}"
+
+
+def read_from_container(scene: Scene) -> str:
+    """A container on the network `outside` reads by kafka.<domain>, and reaches nothing but nginx."""
+    stack = scene.stack
+    if not scene.password:
+        raise NotRun("there is no partner")
+    stack.accepted('{"read":"from a container."}')
+    options = ["read", "--ca", "/ca.pem", "--user", PARTNER, "--topic", TOPIC, "--group", f"{PARTNER}.container"]
+    options += ["--bootstrap", f"kafka.{stack.domain}:{KAFKA_PORT}", "--until", "from a container."]
+    status, lines = scene.partner_ends(stack.beside("/consumer.py", *options))
+    values = [line["value"] for line in lines if "value" in line]
+    assert status == 0, lines
+    assert '{"read":"from a container."}' in values, lines
+    return f"{len(values)} records from the beginning, by kafka.{stack.domain}"
+
+
+_DOORS = """
+import json, socket, sys
+def opens(host, port):
+    try:
+        socket.create_connection((host, port), timeout=3).close()
+        return True
+    except OSError:
+        return False
+print(json.dumps([where for where in json.loads(sys.argv[1]) if opens(*where)]))
+"""
+
+
+def outsiders(scene: Scene) -> str:
+    """From `outside` nothing but nginx answers, neither by name nor by address; nginx itself cannot see PostgreSQL."""
+    stack = scene.stack
+    doors: list[tuple[str, int]] = [("ingest", 8080), ("kafka", 9094), ("kafka", 9096), ("postgres", 5432)]
+    for service, network, ports in (
+        ("ingest", "front", (8080, 8081)), ("console", "front", (8081,)),
+        ("kafka", "front", (9094, 9095, 9096)), ("kafka", "back", (9094,)), ("postgres", "back", (5432,)),
+    ):  # fmt: skip
+        doors += [(stack.address(service, network), port) for port in ports]
+    control = ("nginx", 443)
+    opened = json.loads(stack.run(*stack.beside("-c", _DOORS, json.dumps([control, *doors]))))
+    assert opened == [list(control)], f"open from outside: {opened}"
+    said = stack.inside("nginx", "curl", "-sS", "--max-time", "3", "telnet://postgres:5432", check=False)
+    assert "resolve host" in said, said
+    return f"{len(doors)} doors closed, nginx 443 open"
+
+
+def way_out(scene: Scene) -> str:
+    """Inside, nothing has a way out: no default route, and a connection is refused by the kernel at once."""
+    stack = scene.stack
+    for service in (*BRIDGE, "kafka", "postgres"):
+        routes = [line.split() for line in stack.inside(service, "cat", "/proc/net/route").splitlines()[1:]]
+        assert routes, service
+        assert all(route[1] != "00000000" for route in routes), f"{service} has a default route: {routes}"
+    # 192.0.2.0/24 is nobody's: with a way out this would run into the time limit instead.
+    attempt = "import socket\ntry: socket.create_connection(('192.0.2.1', 80), 3)\nexcept OSError as e: print(e.errno)"
+    for service in BRIDGE:
+        said = stack.inside(service, "python", "-c", attempt).strip()
+        assert said == "101", f"{service}: {said} instead of ENETUNREACH"
+    return "five services without a default route; ENETUNREACH from the bridge's three"
+
+
+def refused(scene: Scene) -> str:
+    """The partner may not produce; a wrong password, no TLS and another authority get nobody in."""
+    stack = scene.stack
+    if not scene.password:
+        raise NotRun("there is no partner")
+    common = ("--user", PARTNER, "--topic", TOPIC)
+    assert scene.partner_ends(stack.partner("login", *common))[0] == 0
+    status, lines = scene.partner_ends(stack.partner("produce", *common))
+    refusal = next(line["refusal"] for line in lines if "refusal" in line)
+    assert (status, refusal) == (1, "TOPIC_AUTHORIZATION_FAILED"), lines
+    seen = [f"produce {refusal}"]
+    foreign = stack.folder.parent / "foreign.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=foreign", "-days", "1"]
+    stack.run(*command, "-keyout", "/dev/null", "-out", str(foreign))
+    for what, arguments, password, expected in (
+        ("wrong password", stack.partner("login", *common), "wrong", "_AUTHENTICATION"),
+        ("no TLS", stack.partner("login", *common, "--protocol", "SASL_PLAINTEXT"), None, "_TRANSPORT"),
+        ("another authority", stack.partner("login", *common, ca=foreign), None, "_SSL"),
+    ):
+        status, lines = scene.partner_ends(arguments, password)
+        errors = {line["error"] for line in lines if "error" in line}
+        assert status == 1, lines
+        assert expected in errors, lines
+        seen.append(f"{what} {expected}")
+    _, lines = scene.partner_ends(stack.partner("login", *common))
+    topics = next(line["topics"] for line in lines if "topics" in line)
+    assert topics == [TOPIC], topics
+    return ", ".join([*seen, f"it sees {topics}"])
+
+
+def confined(scene: Scene) -> str:
+    """Users, capabilities, privileges and file systems of the processes themselves."""
+    stack = scene.stack
+    host = stack.values()["HOST_UID"]
+    users = {**dict.fromkeys(BRIDGE, "10001"), "nginx": host, "kafka": "1000", "postgres": "999"}
+    for service, wanted in users.items():
+        status = dict(
+            line.split(":\t", 1)
+            for line in stack.inside(service, "cat", "/proc/1/status").splitlines()
+            if ":\t" in line
+        )
+        assert set(status["Uid"].split()) == {wanted}, f"{service}: Uid {status['Uid']}"
+        for name in ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb"):
+            assert int(status[name], 16) == 0, f"{service}: {name} {status[name]}"
+        assert status["NoNewPrivs"] == "1", service
+        mounts = [line.split() for line in stack.inside(service, "cat", "/proc/mounts").splitlines()]
+        root = next(mount[3].split(",") for mount in mounts if mount[1] == "/")
+        assert ("ro" in root) == (service in (*BRIDGE, "nginx")), f"{service}: / is {root[0]}"
+        config = stack.inspect(service)["HostConfig"]
+        assert config["Memory"] > 0, service
+        assert config["NanoCpus"] > 0, service
+        assert config["PidsLimit"] > 0, service
+        assert config["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}, service
+    return (
+        "uids "
+        + ", ".join(f"{service} {uid}" for service, uid in users.items())
+        + (
+            "; CapEff, CapBnd 0 and NoNewPrivs 1 in all; / read-only in the bridge and nginx; limits, log rotation in all"
+        )
+    )
+
+
+def _certificate(stack: Compose, port: int, name: str) -> str:
+    context = ssl.create_default_context(cafile=stack.ca)
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname=name) as tls,
+    ):
+        found = tls.getpeercert()
+        assert found is not None
+        return str(found["serialNumber"])
+
+
+def reload(scene: Scene) -> str:
+    """A new certificate by a reload of nginx: no established connection is cut, no webhook is refused."""
+    stack, reader = scene.stack, scene.reading()
+    reader.await_value("from the host.")
+    doors = ((stack.https_port, f"webhooks.{stack.domain}"), (KAFKA_PORT, f"kafka.{stack.domain}"))
+    before = [_certificate(stack, *door) for door in doors]
+    seen = len(reader.lines)
+    with Load(stack, "reload") as load:
+        renew = ("--domain", stack.domain, "--folder", "/tls", "--authority", "/authority", "--renew")
+        stack.compose("run", "--rm", "--no-TTY", "tls", "tls", "make", *renew)
+        stack.compose("kill", "--signal", "HUP", "nginx")
+        after = until(
+            lambda: [found for door in doors if (found := _certificate(stack, *door)) not in before],
+            "a new certificate is shown",
+        )
+        until(lambda: all(_certificate(stack, *door) not in before for door in doors), "on both ports")
+        load.more(10)
+    assert {status for _, status, _ in load.answers} == {200}, load.statuses()
+    for body in load.acked():
+        reader.await_value(body)
+    errors = [line for line in reader.lines[seen:] if "error" in line or "assigned" in line]
+    assert not errors, errors
+    return f"serial {before[0][-8:]} → {after[0][-8:]}; {len(load.answers)} webhooks 200; the consumer saw no break"
+
+
+def _complete(scene: Scene, load: Load) -> str:
+    """Everything acknowledged was read, and no offset was left out on the way."""
+    reader = scene.reading()
+    for body in load.acked():
+        reader.await_value(body)
+    offsets: dict[int, list[int]] = {}
+    for record in reader.records:
+        offsets.setdefault(record["partition"], []).append(record["offset"])
+    for partition, read in offsets.items():
+        assert set(read) == set(range(max(read) + 1)), f"partition {partition} lacks offsets: {read}"
+    total = sum(map(len, offsets.values()))
+    again = total - sum(len(set(read)) for read in offsets.values())
+    return f"{total} records, no offset missing, {again} read twice"
+
+
+def broker_moves(scene: Scene) -> str:
+    """Kafka is made anew at another address while the partner reads and webhooks come."""
+    stack, reader = scene.stack, scene.reading()
+    reader.await_value("from the host.")
+    before = stack.address("kafka", "front")
+    squatter = f"{stack.project}-squatter"
+    with Load(stack, "moves") as load:
+        stack.keep_logs()
+        gone = time.time()
+        stack.compose("rm", "--stop", "--force", "kafka")
+        sleeping = ["--detach", "--name", squatter, "--network", f"{stack.project}_front", "--entrypoint", "python"]
+        stack.docker("run", "--rm", *sleeping, stack.image, "-c", "import time; time.sleep(3600)")
+        try:
+            stack.compose("up", "--detach", "--wait", "--no-deps", "kafka")
+            back = time.time()
+            after = stack.address("kafka", "front")
+            load.more(10)
+        finally:
+            stack.docker("rm", "--force", squatter)
+    assert after != before, f"the address stayed {before}"
+    assert {status for _, status, _ in load.answers} == {200}, load.statuses()
+    complete = _complete(scene, load)
+    resumed = min(record["at"] for record in reader.records if record["at"] > gone + 1 and record["at"] > back - 60)
+    first_after = min((r["at"] for r in reader.records if r["at"] >= back), default=resumed)
+    gap = max(b["at"] - a["at"] for a, b in zip(reader.records, reader.records[1:], strict=False) if b["at"] > gone)
+    scene.numbers["Kafka removed → healthy at another address"] = f"{back - gone:.1f} s"
+    scene.numbers["healthy → the partner's next record"] = f"{max(0.0, first_after - back):.1f} s"
+    scene.numbers["longest silence of the partner around it"] = f"{gap:.1f} s"
+    return f"{before} → {after}; {load.statuses()}; {complete}"
+
+
+def postgres_away(scene: Scene) -> str:
+    """Without PostgreSQL webhooks are taken; afterwards they are in the archive."""
+    stack = scene.stack
+    stack.compose("stop", "postgres")
+    try:
+        receipts = [stack.accepted(f'{{"postgres":"away {n}."}}') for n in range(5)]
+    finally:
+        stack.compose("up", "--detach", "--wait", "--no-deps", "postgres")
+    assert {receipt["stored"] for receipt in receipts} == {"kafka"}, receipts
+    for receipt in receipts:
+        stack.archived(receipt["event_id"])
+    return "5 of 5 answered 200 (kafka), then archived"
+
+
+def kafka_away(scene: Scene) -> str:
+    """Without Kafka webhooks are taken into the outbox; afterwards they are in Kafka and in the archive."""
+    stack = scene.stack
+    stack.compose("stop", "kafka")
+    try:
+        receipts = [stack.accepted(f'{{"kafka":"away {n}."}}') for n in range(5)]
+    finally:
+        stack.compose("up", "--detach", "--wait", "--no-deps", "kafka")
+    assert {receipt["stored"] for receipt in receipts} == {"outbox"}, receipts
+    for receipt in receipts:
+        until(
+            lambda event_id=receipt["event_id"]: stack.archived(event_id).get("offset") is not None,
+            "the relayed event has an offset",
+        )
+    if scene.password:
+        scene.reading().await_value("away 4.")
+    return "5 of 5 answered 200 (outbox), then relayed and archived"
+
+
+def rotated(scene: Scene) -> str:
+    """`make env-rotate` under light load: new passwords are in force, and nothing acknowledged is lost."""
+    stack = scene.stack
+    before = stack.values()
+    with Load(stack, "rotate") as load:
+        started = time.monotonic()
+        said = stack.run("make", "env-rotate")
+        took = time.monotonic() - started
+        load.more(10)
+    after = stack.values()
+    kept = [name for name, value in before.items() if name.endswith("_PASSWORD") and after[name] == value]
+    assert not kept, f"unchanged: {kept}\n{said}"
+    assert stack.post("{}", password=before["WEBHOOK_PASSWORD"])[0] == 401
+    stack.accepted('{"after":"the rotation."}')
+    stack.inside("worker", "kwb", "doctor")
+    unexpected = {status for _, status, _ in load.answers} - {200, 401}
+    assert not unexpected, load.statuses()
+    scene.numbers["`make env-rotate`"] = f"{took:.1f} s"
+    complete = _complete(scene, load) if scene.password else "no partner to read it"
+    return f"{load.statuses()}; the old webhook password 401; {complete}"
+
+
+def down_and_up(scene: Scene) -> str:
+    """`make down`, `make compose-up`: everything is still there."""
+    stack = scene.stack
+    stack.keep_logs()
+    if scene.reader:
+        scene.reader.stop()
+        scene.reader = None
+    stack.run("make", "down")
+    assert not stack.compose("ps", "--all", "--quiet").strip()
+    said = stack.run("make", "compose-up")
+    for secret in stack.secrets:
+        assert secret not in said, "make compose-up prints a password"
+    stack.archived(scene.marker)
+    receipt = stack.accepted('{"after":"down and up."}')
+    stack.archived(receipt["event_id"])
+    if not scene.password:
+        return "the first event is still in the archive; there is no partner"
+    status, lines = scene.partner_ends(stack.partner(
+        "read", "--user", PARTNER, "--topic", TOPIC, "--group", f"{PARTNER}.again", "--until", "down and up."
+    ))  # fmt: skip
+    values = [line["value"] for line in lines if "value" in line]
+    assert status == 0, lines
+    # Its group goes on where it was: nothing that it had committed comes again.
+    scene.reading().await_value("down and up.")
+    again = [r["value"] for r in scene.reading().records if "down and up." not in r["value"]]
+    assert not [value for value in again if "from the host." in value], again
+    return f"first event archived, the partner's login and its group's position kept, {len(values)} records read"
+
+
+def secrets_hidden(scene: Scene) -> str:
+    """No password in any container's inspection, log or command line, nor in the image's history."""
+    stack = scene.stack
+    stack.values()
+    listed = stack.docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={stack.project}")
+    containers = listed.split()
+    places = {
+        "docker inspect": stack.docker("inspect", *containers),
+        "logs": "".join([*stack.old_logs, stack.compose("logs", "--no-color")]),
+        "image": stack.docker("image", "inspect", stack.image) + stack.docker("history", "--no-trunc", stack.image),
+        "command lines": "".join(stack.compose("top").splitlines(keepends=True)),
+        "docker compose config": stack.compose("config"),
+        "Kafka's settings": stack.inside("kafka", "cat", "/opt/kafka/config/server.properties"),
+    }
+    # Each place is one where something of the stack can be found, so that an empty text proves nothing.
+    for where, known in (
+        ("docker inspect", "DOMAIN_NAME"), ("logs", "topic made"), ("image", "10001"), ("command lines", "kwb"),
+        ("docker compose config", "WEBHOOK_USERNAME"), ("Kafka's settings", "super.users"),
+    ):  # fmt: skip
+        assert known in places[where], f"{where}: {known} is not there"
+    assert len(stack.secrets) >= 5
+    for where, text in places.items():
+        for secret in stack.secrets:
+            assert secret not in text, f"{where}: a password is in it: …{text[max(0, text.find(secret) - 80) :][:80]}"
+    return f"{len(stack.secrets)} passwords, old and new, in none of: {', '.join(places)}"
+
+
+def image(scene: Scene) -> str:
+    """Labels, user, list of parts; any user may run it, with nothing but reading."""
+    stack = scene.stack
+    found = json.loads(stack.docker("image", "inspect", stack.image))[0]
+    config = found["Config"]
+    assert config["User"] == "10001:10001"
+    assert config["Entrypoint"] == ["kwb"]
+    label = "org.opencontainers.image."
+    labels = {name.removeprefix(label): value for name, value in config["Labels"].items() if name.startswith(label)}
+    assert labels["revision"] == scene.commit, labels
+    assert labels["licenses"] == "Apache-2.0"
+    assert labels["version"], labels
+    assert config["Healthcheck"]["Test"][0] == "CMD", "the health check needs a shell"
+    bare = ["run", "--rm", "--read-only", "--cap-drop", "ALL", "--network", "none"]
+    version = stack.docker(*bare, "--user", "12345:12345", stack.image, "--version").strip()
+    parts = json.loads(stack.docker(*bare, "--entrypoint", "cat", stack.image, "/app/sbom.cdx.json"))
+    names = {part["name"] for part in parts["components"]}
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements/base.txt").read_text(), re.MULTILINE))
+    lacking = {name for name in locked if name.replace("-", "_") not in {n.lower().replace("-", "_") for n in names}}
+    # Some of the lock is for other systems.
+    assert len(lacking) <= 3, f"not in the list of parts: {lacking}"
+    dockerfile = (stack.folder / "Dockerfile").read_text()
+    base = re.search(r"^ARG PYTHON_IMAGE=(\S+)$", dockerfile, re.MULTILINE)
+    assert base is not None
+    below = json.loads(stack.docker("image", "inspect", base[1]))[0]
+    ours = len(found["RootFS"]["Layers"]) - len(below["RootFS"]["Layers"])
+    scene.numbers["our layers of the image"] = f"{ours} layers, {(found['Size'] - below['Size']) / 1e6:.0f} MB"
+    scene.numbers["the whole image, on its base here"] = f"{found['Size'] / 1e6:.0f} MB"
+    scene.numbers["parts in its SBOM"] = str(len(names))
+    return f"`{version}` as uid 12345, read-only; revision {labels['revision'][:12]}; CycloneDX {parts['specVersion']}"
+
+
+def cleaned(scene: Scene) -> str:
+    """`make clean` asks; with YES=1 it removes containers, networks, volumes, passwords and certificates."""
+    stack = scene.stack
+    if scene.reader:
+        scene.reader.stop()
+        scene.reader = None
+    done = stack.done("make", "clean")
+    assert done.returncode != 0, "it asked nobody"
+    assert (stack.folder / ".env").exists()
+    assert stack.container("kafka")
+    stack.run("make", "clean", "YES=1")
+    label = f"label=com.docker.compose.project={stack.project}"
+    for kind in (["ps", "--all"], ["network", "ls"], ["volume", "ls"]):
+        left = stack.docker(*kind, "--quiet", "--filter", label).split()
+        assert not left, f"docker {kind[0]}: {left}"
+    unnamed = [name for name in stack.docker("volume", "ls", "--quiet").split() if re.fullmatch("[0-9a-f]{64}", name)]
+    assert not (stack.folder / ".env").exists()
+    assert not (stack.folder / ".kwb" / "compose").exists()
+    return (
+        f"refused without an answer; then nothing of the project is left ({len(unnamed)} unnamed volumes on the engine)"
+    )
+
+
+CHECKS: tuple[tuple[str, Callable[[Scene], str]], ...] = (
+    ("all services are healthy", healthy),
+    ("only nginx is published", published),
+    ("a webhook through HTTPS, found in the archive", webhook),
+    ("edge and console", edge),
+    ("`kwb users create`", partner_made),
+    ("read from this machine by localhost:29095", read_from_host),
+    ("read from a second container", read_from_container),
+    ("refused: produce, wrong password, no TLS, another authority", refused),
+    ("nothing else answers from outside", outsiders),
+    ("no way out of the internal networks", way_out),
+    ("users, capabilities, read-only, limits", confined),
+    ("a new certificate by reload of nginx", reload),
+    ("Kafka comes back at another address", broker_moves),
+    ("PostgreSQL is stopped", postgres_away),
+    ("Kafka is stopped", kafka_away),
+    ("`make env-rotate` under load", rotated),
+    ("`make down`, `make compose-up`", down_and_up),
+    ("passwords show nowhere", secrets_hidden),
+    ("the image", image),
+    ("`make clean`", cleaned),
+)
