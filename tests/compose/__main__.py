@@ -1,4 +1,4 @@
-"""`python -m compose`: the whole compose.yaml on a Docker engine, checked, and a report of it. Exit 1 when one is red."""
+"""`python -m compose`: the whole compose.yaml checked on a Docker engine, with a report. Exit 1 when a check is red."""
 
 import argparse
 import json

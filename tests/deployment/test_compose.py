@@ -112,7 +112,7 @@ MUTANTS: list[tuple[Rule, Callable[[dict[str, Any]], None]]] = [
     (rules.nginx_gets_every_variable_of_its_template, drop(S + "nginx/" + E + "EDGE_CONSOLE")),
     (rules.nginx_gets_every_variable_of_its_template, put(S + "nginx/" + E + "EDGE_OTHER", "x")),
     (rules.nginx_gets_every_variable_of_its_template, drop(S + "nginx/" + E + "NGINX_ENVSUBST_FILTER")),
-    (rules.nginx_gets_every_variable_of_its_template, put(S + "nginx/" + E + "EDGE_INGEST", "worker:8080")),
+    (rules.nginx_gets_every_variable_of_its_template, put(S + "nginx/" + E + "EDGE_INGEST", "postgres:8080")),
     (rules.the_settings_of_the_bridge_load, put(S + "ingest/" + E + "KWB_INGEST_HOSTS", "0.0.0.0")),
     (rules.the_settings_of_the_bridge_load, put(S + "worker/" + E + "KAFKA_USER", "bridge")),
     (rules.the_settings_of_the_bridge_load, put(S + "ingest/" + E + "KWB_KAFKA_SASL_MECHANISM", "NONE")),
