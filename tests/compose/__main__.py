@@ -1,4 +1,4 @@
-"""`python -m compose`: the whole compose.yaml checked on a Docker engine, with a report. Exit 1 when a check is red."""
+"""`python -m compose`: the whole compose.yaml on a Docker engine, checked, and a report of it. Exit 1 when one is red."""
 
 import argparse
 import json
@@ -139,8 +139,8 @@ def _report(scene: Scene, results: list[Result], replaced: dict[str, str]) -> st
         "",
         "# compose.yaml on a Docker engine",
         "",
-        f"{cells['ok']} checks are good, **{cells['RED']} are red**, {cells['NOT RUN']} did not run. A fresh clone, the "
-        "whole file unchanged, a project of its own. How it is done: tests/compose.",
+        f"{cells['ok']} checks are good, **{cells['RED']} are red**, {cells['NOT RUN']} did not run. A fresh "
+        "clone, the whole file unchanged, a project of its own. How it is done: tests/compose.",
         "",
         f"Made on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC, commit {scene.commit[:12]}. Docker Engine "
         f"{about['Server']['Version']}, client {about['Client']['Version']}, Compose {_compose_version(stack)}, "
