@@ -119,7 +119,10 @@ def _read_foreign_settings(p: Partner) -> None:
 
 
 def _delete_records(p: Partner) -> None:
-    _result(_admin(p).delete_records([ck.TopicPartition(p.own, 0, ck.OFFSET_END)]))
+    kind = kafka.protocol.admin.DeleteRecordsRequest
+    place = kind.DeleteRecordsTopic.DeleteRecordsPartition(partition_index=0, offset=1)
+    request = kind(topics=[kind.DeleteRecordsTopic(name=p.own, partitions=[place])], timeout_ms=10_000)
+    _send(p, request, lambda answer: answer.topics[0].partitions[0].error_code)
 
 
 def _describe_foreign_topic(p: Partner) -> None:
@@ -165,11 +168,13 @@ def _join_foreign_group(p: Partner) -> None:
 
 
 def _commit_to_foreign_group(p: Partner) -> None:
-    consumer = ck.Consumer(p.config(**{"group.id": "archive-of-others"}))
-    try:
-        consumer.commit(offsets=[ck.TopicPartition(p.own, 0, 1)], asynchronous=False)
-    finally:
-        consumer.close()
+    kind = kafka.protocol.consumer.OffsetCommitRequest
+    place = kind.OffsetCommitRequestTopic.OffsetCommitRequestPartition(partition_index=0, committed_offset=1)
+    request = kind(
+        max_version=7, group_id="archive-of-others", generation_id_or_member_epoch=-1, member_id="",
+        topics=[kind.OffsetCommitRequestTopic(name=p.own, partitions=[place])],
+    )  # fmt: skip
+    _send(p, request, lambda answer: answer.topics[0].partitions[0].error_code)
 
 
 def _describe_foreign_group(p: Partner) -> None:
@@ -210,8 +215,12 @@ def _delete_rules(p: Partner) -> None:
     _result(_admin(p).delete_acls([_any_rule()]))
 
 
-def _read_rules(p: Partner) -> None:
-    _result(_admin(p).describe_acls(_any_rule()))
+def _read_rules(p: Partner) -> None:  # confluent-kafka shows none when it is refused
+    request = kafka.protocol.admin.DescribeAclsRequest(
+        resource_type_filter=1, resource_name_filter=None, pattern_type_filter=1, principal_filter=None,
+        host_filter=None, operation=1, permission_type=1,
+    )  # fmt: skip
+    _send(p, request, lambda answer: answer.error_code)
 
 
 def _own_password(p: Partner) -> None:
@@ -225,7 +234,8 @@ def _bridge_password(p: Partner) -> None:
 
 
 def _list_users(p: Partner) -> None:
-    _result(_admin(p).describe_user_scram_credentials())
+    request = kafka.protocol.admin.DescribeUserScramCredentialsRequest(users=None)
+    _send(p, request, lambda answer: answer.error_code)  # librdkafka ends the process when it is refused
 
 
 def _quota_client(p: Partner) -> Any:
@@ -237,11 +247,7 @@ def _quota_client(p: Partner) -> Any:
 
 def _send(p: Partner, request: Any, code: Callable[[Any], int]) -> None:
     with _quota_client(p) as client:
-
-        async def send() -> Any:
-            return await client._manager.send(request)
-
-        answer = client._manager.run(send)
+        answer = client._manager.run(client._manager.send, request)
     if code(answer):
         raise ck.KafkaException(ck.KafkaError(code(answer)))
 
