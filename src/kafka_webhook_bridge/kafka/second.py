@@ -1,7 +1,7 @@
 """kafka-python beside confluent-kafka, for what that cannot (2.16): this file alone uses it.
 
     quotas               it has no call for them
-    users, listed        librdkafka ends the whole process when the cluster refuses, by an assertion
+    users, listed        librdkafka ends the whole process when the cluster refuses
     rights, listed       it tells that there are none when the cluster refuses
 
 Messages are sent as they are (KIP-546, KIP-554, KIP-290). A connection lives for one of them: they are seldom needed.

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import confluent_kafka as ck
@@ -56,6 +57,7 @@ _HINTS_BY_NAME: Mapping[str, str] = {
     "UNSUPPORTED_VERSION": _NO_USERS,
 }
 _ANY = 1  # in a filter of rights
+_NOT_FOUND = 91  # RESOURCE_NOT_FOUND
 
 
 class _Rule(NamedTuple):
@@ -165,7 +167,7 @@ class Users:
     def find(self, name: str) -> User | None:
         """None where there is no credential, no right and no limit of that name."""
         rights, limits = self._rights().get(name), self._limits().get(name)
-        if rights is None and limits is None and name not in self.names():
+        if rights is None and limits is None and name not in self._credentials(name):
             return None
         return User(name, rights or Rights(), limits or {})
 
@@ -178,12 +180,18 @@ class Users:
                     found.add(principal.strip().removeprefix(_PRINCIPAL))
         return found
 
-    def _credentials(self) -> dict[str, list[int]]:
-        """User → numbers of the mechanisms that it has a password for."""
+    def _credentials(self, name: str | None = None) -> dict[str, list[int]]:
+        """User → numbers of the mechanisms that it has a password for; `name` alone, or everybody.
+
+        Kafka 4.3 never answers the question for everybody when it refuses it, so a name is asked for first.
+        """
         doing = "listing the users"
-        answer = self._second.ask(doing, lambda m: m.DescribeUserScramCredentialsRequest(users=None))
-        self._second.check(doing, [answer])
-        return {user.user: [info.mechanism for info in user.credential_infos] for user in answer.results}
+        for users in [[(name or self._settings.username or "bridge",)], *([None] if name is None else [])]:
+            answer = self._second.ask(doing, partial(_describe_users, users))
+            self._second.check(doing, [answer])
+        there = [user for user in answer.results if user.error_code != _NOT_FOUND]
+        self._second.check(doing, there)
+        return {user.user: [info.mechanism for info in user.credential_infos] for user in there}
 
     def _rights(self) -> dict[str, Rights]:
         doing = "reading the rights"
@@ -294,7 +302,7 @@ class Users:
         return any(self._wait(f"removing the rights of the user {name}", futures.values()))
 
     def _remove_credential(self, name: str) -> bool:
-        there = self._credentials().get(name, [])
+        there = self._credentials(name).get(name, [])
         for mechanism in there:
             ended = ck_admin.UserScramCredentialDeletion(name, ck_admin.ScramMechanism(mechanism))
             self._alter(f"removing the user {name}", [ended])
@@ -307,7 +315,7 @@ class Users:
     def _await_known(self, name: str) -> None:
         """A client that logs in too early is refused, and some never try again."""
         deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
-        while name not in self._credentials():
+        while name not in self._credentials(name):
             if time.monotonic() > deadline:
                 raise KafkaError(f"Kafka made the user {name}, but does not show it after {_VISIBLE_TIMEOUT_S:.0f} s")
             time.sleep(0.05)
@@ -349,6 +357,10 @@ def _rule(name: str, kind: Any, pattern: str, operation: Any, permission: Any) -
     how = ck_admin.ResourcePatternType.PREFIXED if prefixed else ck_admin.ResourcePatternType.LITERAL
     resource = pattern.removesuffix(ALL) if prefixed else pattern
     return ck_admin.AclBinding(kind, resource, how, f"{_PRINCIPAL}{name}", "*", operation, permission)
+
+
+def _describe_users(users: list[tuple[str]] | None, messages: Any) -> Any:
+    return messages.DescribeUserScramCredentialsRequest(users=users)
 
 
 def _word(kind: Any, number: int) -> str:
