@@ -33,7 +33,7 @@ ck_admin: Any = confluent_kafka.admin  # it does not export its names to type ch
 ALL = "*"
 CALL_TIMEOUT_S = 10.0
 _ITERATIONS = 8192
-_VISIBLE_TIMEOUT_S = 10.0  # until the broker that is asked knows a new user
+_VISIBLE_TIMEOUT_S = 10.0  # until the broker that is asked knows of a change
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 _RESOURCE = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _INTERNAL = "__"  # Kafka's own topics: everybody's positions, open transactions
@@ -286,6 +286,8 @@ class Users:
         except KafkaError as error:
             warnings.append(f"Whether {name} had a quota is not known: {error.message}")
         found = self._remove_credential(name) or found
+        if found and not self._settled(lambda: name not in self._rights() and name not in self._credentials(name)):
+            warnings.append(f"Kafka still shows {name} after {_VISIBLE_TIMEOUT_S:.0f} s.")
         return warnings if found else None
 
     def _allow(self, name: str, rules: Collection[Any]) -> None:
@@ -314,11 +316,17 @@ class Users:
 
     def _await_known(self, name: str) -> None:
         """A client that logs in too early is refused, and some never try again."""
+        if not self._settled(lambda: name in self._credentials(name)):
+            raise KafkaError(f"Kafka made the user {name}, but does not show it after {_VISIBLE_TIMEOUT_S:.0f} s")
+
+    def _settled(self, shown: Callable[[], bool]) -> bool:
+        """Whether the broker that is asked shows a change in time: the controller tells it a moment later."""
         deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
-        while name not in self._credentials(name):
+        while not shown():
             if time.monotonic() > deadline:
-                raise KafkaError(f"Kafka made the user {name}, but does not show it after {_VISIBLE_TIMEOUT_S:.0f} s")
+                return False
             time.sleep(0.05)
+        return True
 
     def _undo(self, what: str, call: Callable[[], object], left: list[str]) -> None:
         try:
