@@ -37,7 +37,7 @@ def healthy(scene: Scene) -> str:
     for service in (
         "ingest",
         "worker",
-    ):  # healthy is alive; ready is that all of it works. The console asks for a login
+    ):  # healthy is alive; ready is more; the console wants a login for it
         until(lambda service=service: ready(service), f"{service} is ready")
     return f"{len(RUNNING)} healthy, ingest and worker ready, {' and '.join(ONCE)} ended with 0"
 
