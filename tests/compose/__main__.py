@@ -1,4 +1,4 @@
-"""`python -m compose`: the whole compose.yaml on a Docker engine, checked, and a report of it. Exit 1 when one is red."""
+"""`python -m compose`: compose.yaml on a Docker engine, checked, and a report of it. Exit 1 when any is red."""
 
 import argparse
 import json
@@ -16,9 +16,10 @@ from pathlib import Path
 import yaml
 
 from compose import standins
-from compose.checks import CHECKS, NotRun, Scene
+from compose.checks import CHECKS
 from compose.engine import EngineError, engine
 from compose.plugin import clean_environment, version, with_compose
+from compose.scene import NotRun, Scene
 from compose.stack import Compose, remove
 
 PROJECT = "kwbtest"
