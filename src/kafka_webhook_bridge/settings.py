@@ -172,12 +172,8 @@ class KafkaSettings:
     external_servers: str = setting(
         "", "host:port list for outside consumers. Empty: kafka.<DOMAIN_NAME>:<KAFKA_EXTERNAL_PORT>."
     )
-    external_ca: str = setting(
-        "", "PEM file of the authority behind that port, as consumers see its path; for snippets. Empty: the system's."
-    )
-    external_protocol: Literal["SASL_SSL", "SASL_PLAINTEXT"] = setting(
-        "SASL_SSL", "Security protocol of outside consumers; SASL_PLAINTEXT on this machine alone."
-    )
+    external_ca: str = setting("", "PEM file of the authorities that outside consumers trust. Empty: their system's.")
+    external_protocol: Literal["SASL_SSL", "SASL_PLAINTEXT"] = setting("SASL_SSL", "As outside consumers connect.")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] | None = setting(
         None, "Unset: SASL_PLAINTEXT to loopback with a user name, SASL_SSL elsewhere, PLAINTEXT without one."
     )

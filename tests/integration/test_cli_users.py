@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import logging
 import re
 import secrets
 import stat
@@ -204,6 +206,25 @@ def test_a_deleted_user_leaves_nothing(stack: Stack) -> None:
 
 def test_rotating_nobody_is_a_found_problem(stack: Stack) -> None:
     assert "There is no user nobody-here" in kwb(stack, "rotate", "nobody-here", code=1).stderr
+
+
+def test_the_second_client_logs_no_password(stack: Stack) -> None:
+    """kafka-python writes its whole configuration at level debug."""
+    seen = io.StringIO()
+    handler, root, theirs = logging.StreamHandler(seen), logging.getLogger(), logging.getLogger("kafka")
+    levels = root.level, theirs.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    theirs.setLevel(logging.DEBUG)
+    try:
+        Users(stack.kafka.settings).names()
+        logging.getLogger("other").debug("heard")
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(levels[0])
+        theirs.setLevel(levels[1])
+    assert "heard" in seen.getvalue()
+    assert stack.kafka.password not in seen.getvalue()
 
 
 # ── a bridge whose own user may not do everything ─────────────────────────────────────────────────────────────────────

@@ -334,15 +334,19 @@ def test_the_java_properties_work_as_printed(partner: Partner, folder: Path) -> 
     assert sorted(done.stdout.split()) == ["first", "second", "third"], done.stderr
 
 
-def _lines_of(argv: list[str], cwd: Path, count: int, **environ: str) -> str:
-    """Run a reader that goes on for ever until it wrote so many lines, then press Ctrl-C."""
+def _lines_of(argv: list[str], cwd: Path, count: int, begin: str = "", **environ: str) -> list[str]:
+    """Run a reader that goes on for ever until it wrote so many lines that begin so, then press Ctrl-C."""
     with (cwd / "out").open("w") as out, (cwd / "err").open("w") as err:
         process = subprocess.Popen(argv, cwd=cwd, stdout=out, stderr=err, env={**os.environ, **environ})
+
+        def lines() -> list[str]:
+            return [line for line in (cwd / "out").read_text().splitlines() if line.startswith(begin)]
+
         try:
 
             def enough() -> bool:
                 assert process.poll() is None, (cwd / "err").read_text()
-                return len((cwd / "out").read_text().splitlines()) >= count
+                return len(lines()) >= count
 
             until(enough, f"{count} lines of {argv[0]}")
             process.send_signal(signal.SIGINT)
@@ -351,14 +355,14 @@ def _lines_of(argv: list[str], cwd: Path, count: int, **environ: str) -> str:
             process.kill()
             process.wait()
     assert "Traceback" not in (cwd / "err").read_text()
-    return (cwd / "out").read_text()
+    return lines()
 
 
 def test_the_python_snippet_runs_as_printed(partner: Partner, folder: Path) -> None:
     (folder / "p.py").write_text(partner.made["snippets"]["python"])
     said = _lines_of([sys.executable, "p.py"], folder, 3)
-    assert sorted(line.split()[-1] for line in said.splitlines()) == ["b'first'", "b'second'", "b'third'"]
-    assert all(line.startswith(partner.own) for line in said.splitlines())
+    assert sorted(line.split()[-1] for line in said) == ["b'first'", "b'second'", "b'third'"]
+    assert all(line.startswith(partner.own) for line in said)
 
 
 def _new_librdkafka(folder: Path) -> str:
@@ -377,7 +381,7 @@ def test_the_kcat_snippet_works_as_printed(partner: Partner, folder: Path) -> No
     (folder / f"{partner.name}.kcat.conf").write_text(partner.made["snippets"]["kcat"])
     command = ["sh", "-c", f"exec {partner.made['use']['kcat']} -u"]
     said = _lines_of(command, folder, 3, LD_LIBRARY_PATH=_new_librdkafka(folder))
-    assert sorted(said.split()) == ["first", "second", "third"]
+    assert sorted(said) == ["first", "second", "third"]
 
 
 def test_the_node_snippet_runs_as_printed(partner: Partner, folder: Path) -> None:
@@ -385,5 +389,5 @@ def test_the_node_snippet_runs_as_printed(partner: Partner, folder: Path) -> Non
     if node is None or subprocess.run([node, "-e", 'require("kafkajs")'], capture_output=True, check=False).returncode:
         pytest.skip("NOT RUN: node and kafkajs (NODE_PATH) are not installed")
     (folder / "p.cjs").write_text(partner.made["snippets"]["node"])
-    said = [line for line in _lines_of([node, "p.cjs"], folder, 3).splitlines() if line.startswith(partner.own)]
+    said = _lines_of([node, "p.cjs"], folder, 3, partner.own)
     assert sorted(line.split()[-1] for line in said) == ["first", "second", "third"]
