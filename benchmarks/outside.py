@@ -47,6 +47,9 @@ P99_TIMES_MAX = 2
 STALL_S = 60
 ATTACKERS = 32
 HALF_OPEN = 1000
+# A heap of one size: its growth from half to whole, once, would be taken for memory that the attack has cost.
+JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true",
+       "-Xms512m", "-Xmx512m", "-Xmn64m")  # fmt: skip
 console = Console(stderr=True)
 
 
@@ -413,7 +416,7 @@ def main() -> None:
     profile = QUICK if args.quick else FULL
     machine = results.machine()
     found = {}
-    with embedded_stack() as (stack, cluster):
+    with embedded_stack(jvm=JVM) as (stack, cluster):
         for part in args.parts.split(","):
             found[part] = {"quota": quota, "attack": attack}[part](stack.kafka, cluster, profile)
     load = {
@@ -421,9 +424,11 @@ def main() -> None:
         "phase_s": profile.phase_s, "records_per_second": RECORDS_PER_SECOND, "half_open": HALF_OPEN,
         "attackers": ATTACKERS,
     }  # fmt: skip
-    path = results.write(profile.name, {**results.commit(), "machine": machine, "load": load, **found})
+    for part, facts in found.items():
+        whole = {**results.commit(), "machine": machine, "load": load, part: facts}
+        path = results.write(f"{profile.name}-{part}", whole)
+        console.print(f"written: {path.relative_to(results.ROOT)}")
     show(found)
-    console.print(f"written: {path.relative_to(results.ROOT)}")
     if not all(held for part in found.values() for name, held in part.items() if name.endswith("holds")):
         raise SystemExit("a limit does not hold")
 

@@ -107,7 +107,7 @@ class Edge:
     def start(self) -> Edge:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [self._nginx, "-p", str(self.folder), "-c", str(self.config), "-g", self._globals],
+                [self._nginx, "-e", "stderr", "-p", str(self.folder), "-c", str(self.config), "-g", self._globals],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         process = self.process
@@ -125,7 +125,7 @@ class Edge:
     def read_back(self) -> str:
         """The configuration as nginx itself reads it."""
         done = subprocess.run(
-            [self._nginx, "-p", str(self.folder), "-c", str(self.config), "-g", self._globals, "-T"],
+            [self._nginx, "-e", "stderr", "-p", str(self.folder), "-c", str(self.config), "-g", self._globals, "-T"],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         return done.stdout

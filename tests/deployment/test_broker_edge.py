@@ -308,8 +308,8 @@ def test_a_thousand_half_open_connections_wait_outside_and_nobody_who_reads_is_d
             most = max(most, served(kafka.ports.proxy))
         for _ in range(20):
             control.reads()
-            # One more has been taken by the thread that waits for a free place.
-            assert served(kafka.ports.proxy) <= CONNECTIONS_MAX + 1
+            # One more waits with the thread that takes them, and a few are being closed.
+            assert served(kafka.ports.proxy) <= CONNECTIONS_MAX + 5
     finally:
         for one in opened:
             one.close()

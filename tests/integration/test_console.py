@@ -101,7 +101,10 @@ def test_what_a_bridge_archived_is_shown_and_nothing_of_it_becomes_markup(
         sent = request(path, evil, f"X-Key: {EVIL}", "Content-Type: text/html", f"X-Evil: {EVIL}", login="")
         answer = eventually(lambda: (got := bridge.ask(sent)).status == 200 and got, "accepted")
         event_id = answer.json["event_id"]
-        eventually(lambda: rows(database, f"SELECT 1 FROM events WHERE event_id = '{event_id}'"), "archived")
+        eventually(
+            lambda: rows(database, f"SELECT 1 FROM events WHERE event_id = '{event_id}' AND state = 'stored'"),
+            "archived",
+        )
         with console(folder, **environ(stack, database)) as shown:
             for page in (shown.page("/events?source=s"), shown.page(f"/events/{event_id}"), shown.page("/")):
                 assert event_id in page

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import secrets
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import confluent_kafka as ck
 
+from kafka_webhook_bridge.cli import main
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.stack import Stack
@@ -21,7 +25,7 @@ WAIT_S = 60.0
 
 
 def kwb(stack: Stack, *arguments: str, code: int | None = 0, **environ: str) -> subprocess.CompletedProcess[str]:
-    """`kwb users …` as a process. `code=None`: whatever it ends with."""
+    """`kwb users …`, in this process, which is quicker. `code=None`: whatever it ends with."""
     own = {
         "COLUMNS": "250",
         **stack.environ(),
@@ -29,12 +33,10 @@ def kwb(stack: Stack, *arguments: str, code: int | None = 0, **environ: str) -> 
         "KWB_KAFKA_EXTERNAL_PROTOCOL": "SASL_PLAINTEXT",
         **environ,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "kafka_webhook_bridge.cli", "users", *arguments],
-        env={name: value for name, value in own.items() if value}, capture_output=True, text=True, timeout=120,
-        check=False,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
+    out, err = io.StringIO(), io.StringIO()
+    with mock.patch.dict(os.environ, own), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(["users", *arguments])
+    done = subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
     if code is not None:
         assert done.returncode == code, done.stdout + done.stderr
     return done

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +11,20 @@ import confluent_kafka as ck
 import confluent_kafka.admin
 
 from kafka_webhook_bridge.kafka import login
+from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import client_config
-from kafka_webhook_bridge.kafka.errors import code_of, translate
+from kafka_webhook_bridge.kafka.errors import translate
 from kafka_webhook_bridge.settings import KafkaSettings
 
 ck_admin: Any = confluent_kafka.admin  # it does not export its names to type checkers
-
-_GONE = frozenset({ck.KafkaError.UNKNOWN_TOPIC_OR_PART, ck.KafkaError._UNKNOWN_TOPIC, ck.KafkaError._UNKNOWN_PARTITION})
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """One group. `passed` is the sum of its positions, `lag` the records between them and the ends of the topics.
 
-    Both count offsets, which bound records. A partition that the group never committed counts in neither.
+    Both count offsets, which bound records. Of a topic that the group has a position in, partitions without one count
+    from their first record.
     """
 
     group: str
@@ -38,6 +38,7 @@ class Groups:
     def __init__(self, settings: KafkaSettings, *, timeout_s: float = 10.0) -> None:
         self._timeout_s = timeout_s
         self._client = ck_admin.AdminClient(client_config(settings, **{"client.id": "kwb-groups"}))
+        self._admin = Admin(settings, timeout_s=timeout_s)
         login.follow(self, settings)
 
     def log_in(self, username: str, password: str) -> None:
@@ -68,38 +69,26 @@ class Groups:
             }
             for found in self._wait(doing, asked)
         }
-        ends = self._ends({place for own in positions.values() for place in own})  # later, so that no lag is negative
-        return {
-            group: Progress(
-                group, sum(own.values()), sum(max(0, ends[place] - at) for place, at in own.items() if place in ends)
-            )
-            for group, own in positions.items()
-        }
+        topics = {topic for own in positions.values() for topic, _ in own}
+        offsets = self._admin.offsets(topics)  # later than the positions, so that no lag is negative
+        return {group: _progress(group, own, offsets) for group, own in positions.items()}
 
-    def _ends(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
-        """The next offset of each place; topics that are gone are left out."""
-        latest = ck_admin.OffsetSpec.latest()
-        wanted = {ck.TopicPartition(*place): latest for place in places}
-        if not wanted:
-            return {}
-        futures = self._client.list_offsets(wanted, request_timeout=self._timeout_s)
-        found = {}
-        for place, result in zip(
-            futures, self._wait("reading the ends of the topics", futures.values(), _GONE), strict=True
-        ):
-            if result is not None:
-                found[place.topic, place.partition] = result.offset
-        return found
-
-    def _wait(self, doing: str, futures: Iterable[Any], passed_over: frozenset[int] = frozenset()) -> list[Any]:
-        """All results by one deadline; None for those that failed with a code of `passed_over`."""
+    def _wait(self, doing: str, futures: Iterable[Any]) -> list[Any]:
+        """All results by one deadline."""
         deadline = time.monotonic() + self._timeout_s + 1  # librdkafka's own end is the better answer
-        results = []
-        for future in futures:
-            try:
-                results.append(future.result(max(0.05, deadline - time.monotonic())))
-            except (ck.KafkaException, TimeoutError) as failure:
-                if code_of(failure) not in passed_over:
-                    raise translate(doing, failure) from failure
-                results.append(None)
-        return results
+        try:
+            return [future.result(max(0.05, deadline - time.monotonic())) for future in futures]
+        except (ck.KafkaException, TimeoutError) as failure:
+            raise translate(doing, failure) from failure
+
+
+def _progress(
+    group: str, positions: Mapping[tuple[str, int], int], offsets: Mapping[str, Mapping[int, tuple[int, int]]]
+) -> Progress:
+    """`offsets` are the first and the next of each partition; topics that are gone are not there."""
+    lag = sum(
+        max(0, end - positions.get((topic, partition), start))
+        for topic in {topic for topic, _ in positions}
+        for partition, (start, end) in offsets.get(topic, {}).items()
+    )
+    return Progress(group, sum(positions.values()), lag)

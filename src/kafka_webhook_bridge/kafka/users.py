@@ -13,7 +13,8 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 import confluent_kafka.admin
@@ -24,6 +25,7 @@ from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.errors import code_of, translate
 from kafka_webhook_bridge.kafka.quotas import Quotas
+from kafka_webhook_bridge.kafka.second import Second
 from kafka_webhook_bridge.settings import KafkaSettings
 
 ck_admin: Any = confluent_kafka.admin  # it does not export its names to type checkers
@@ -31,7 +33,7 @@ ck_admin: Any = confluent_kafka.admin  # it does not export its names to type ch
 ALL = "*"
 CALL_TIMEOUT_S = 10.0
 _ITERATIONS = 8192
-_VISIBLE_TIMEOUT_S = 10.0  # until the broker that is asked knows a new user
+_VISIBLE_TIMEOUT_S = 10.0  # until the broker that is asked knows of a change
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 _RESOURCE = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _INTERNAL = "__"  # Kafka's own topics: everybody's positions, open transactions
@@ -48,6 +50,24 @@ _HINTS: Mapping[int, str] = {
     ck.KafkaError._UNSUPPORTED_FEATURE: _NO_USERS,
     ck.KafkaError.POLICY_VIOLATION: _NO_USERS,
 }
+
+_HINTS_BY_NAME: Mapping[str, str] = {
+    "CLUSTER_AUTHORIZATION_FAILED": _RIGHTS,
+    "SECURITY_DISABLED": _HINTS[ck.KafkaError.SECURITY_DISABLED],
+    "UNSUPPORTED_VERSION": _NO_USERS,
+}
+_ANY = 1  # in a filter of rights
+_NOT_FOUND = 91  # RESOURCE_NOT_FOUND
+
+
+class _Rule(NamedTuple):
+    """One rule, in Kafka's words: TOPIC, its name, PREFIXED, READ, ALLOW."""
+
+    kind: str
+    name: str
+    pattern: str
+    operation: str
+    permission: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +140,7 @@ class Users:
         self._client = ck_admin.AdminClient(
             client_config(settings, **{"client.id": "kwb-users", "error_cb": self._errored})
         )
+        self._second = Second(settings, timeout_s=timeout_s, hints=_HINTS_BY_NAME)
         login.follow(self, settings)
 
     def log_in(self, username: str, password: str) -> None:
@@ -146,7 +167,7 @@ class Users:
     def find(self, name: str) -> User | None:
         """None where there is no credential, no right and no limit of that name."""
         rights, limits = self._rights().get(name), self._limits().get(name)
-        if rights is None and limits is None and name not in self.names():
+        if rights is None and limits is None and name not in self._credentials(name):
             return None
         return User(name, rights or Rights(), limits or {})
 
@@ -159,23 +180,40 @@ class Users:
                     found.add(principal.strip().removeprefix(_PRINCIPAL))
         return found
 
-    def _credentials(self) -> dict[str, list[Any]]:
+    def _credentials(self, name: str | None = None) -> dict[str, list[int]]:
+        """User → numbers of the mechanisms that it has a password for; `name` alone, or everybody.
+
+        Kafka 4.3 never answers the question for everybody when it refuses it, so a name is asked for first.
+        """
         doing = "listing the users"
-        (found,) = self._wait(doing, [self._client.describe_user_scram_credentials(request_timeout=self._timeout_s)])
-        return {name: [info.mechanism for info in user.scram_credential_infos] for name, user in found.items()}
+        for users in [[(name or self._settings.username or "bridge",)], *([None] if name is None else [])]:
+            answer = self._second.ask(doing, partial(_describe_users, users))
+            self._second.check(doing, [answer])
+        there = [user for user in answer.results if user.error_code != _NOT_FOUND]
+        self._second.check(doing, there)
+        return {user.user: [info.mechanism for info in user.credential_infos] for user in there}
 
     def _rights(self) -> dict[str, Rights]:
-        every = ck_admin.AclBindingFilter(
-            ck_admin.ResourceType.ANY, None, ck_admin.ResourcePatternType.ANY, None, None,
-            ck_admin.AclOperation.ANY, ck_admin.AclPermissionType.ANY,
+        doing = "reading the rights"
+        answer = self._second.ask(
+            doing,
+            lambda m: m.DescribeAclsRequest(
+                resource_type_filter=_ANY, resource_name_filter=None, pattern_type_filter=_ANY, principal_filter=None,
+                host_filter=None, operation=_ANY, permission_type=_ANY,
+            ),
         )  # fmt: skip
-        (rules,) = self._wait(
-            "reading the rights", [self._client.describe_acls(every, request_timeout=self._timeout_s)]
-        )
-        by_name: dict[str, list[Any]] = {}
-        for rule in rules:
-            if rule.principal.startswith(_PRINCIPAL):
-                by_name.setdefault(rule.principal.removeprefix(_PRINCIPAL), []).append(rule)
+        self._second.check(doing, [answer])
+        by_name: dict[str, list[_Rule]] = {}
+        for resource in answer.resources:
+            for rule in resource.acls:
+                if rule.principal.startswith(_PRINCIPAL):
+                    found = _Rule(
+                        _word(ck_admin.ResourceType, resource.resource_type), resource.resource_name,
+                        _word(ck_admin.ResourcePatternType, resource.pattern_type),
+                        _word(ck_admin.AclOperation, rule.operation),
+                        _word(ck_admin.AclPermissionType, rule.permission_type),
+                    )  # fmt: skip
+                    by_name.setdefault(rule.principal.removeprefix(_PRINCIPAL), []).append(found)
         return {name: _in_words(own) for name, own in by_name.items()}
 
     def _limits(self) -> dict[str, dict[str, float]]:
@@ -248,6 +286,8 @@ class Users:
         except KafkaError as error:
             warnings.append(f"Whether {name} had a quota is not known: {error.message}")
         found = self._remove_credential(name) or found
+        if found and not self._settled(lambda: name not in self._rights() and name not in self._credentials(name)):
+            warnings.append(f"Kafka still shows {name} after {_VISIBLE_TIMEOUT_S:.0f} s.")
         return warnings if found else None
 
     def _allow(self, name: str, rules: Collection[Any]) -> None:
@@ -264,9 +304,10 @@ class Users:
         return any(self._wait(f"removing the rights of the user {name}", futures.values()))
 
     def _remove_credential(self, name: str) -> bool:
-        there = self._credentials().get(name, [])
+        there = self._credentials(name).get(name, [])
         for mechanism in there:
-            self._alter(f"removing the user {name}", [ck_admin.UserScramCredentialDeletion(name, mechanism)])
+            ended = ck_admin.UserScramCredentialDeletion(name, ck_admin.ScramMechanism(mechanism))
+            self._alter(f"removing the user {name}", [ended])
         return bool(there)
 
     def _alter(self, doing: str, changes: list[Any]) -> None:
@@ -275,11 +316,17 @@ class Users:
 
     def _await_known(self, name: str) -> None:
         """A client that logs in too early is refused, and some never try again."""
+        if not self._settled(lambda: name in self._credentials(name)):
+            raise KafkaError(f"Kafka made the user {name}, but does not show it after {_VISIBLE_TIMEOUT_S:.0f} s")
+
+    def _settled(self, shown: Callable[[], bool]) -> bool:
+        """Whether the broker that is asked shows a change in time: the controller tells it a moment later."""
         deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
-        while name not in self._credentials():
+        while not shown():
             if time.monotonic() > deadline:
-                raise KafkaError(f"Kafka made the user {name}, but does not show it after {_VISIBLE_TIMEOUT_S:.0f} s")
+                return False
             time.sleep(0.05)
+        return True
 
     def _undo(self, what: str, call: Callable[[], object], left: list[str]) -> None:
         try:
@@ -320,17 +367,28 @@ def _rule(name: str, kind: Any, pattern: str, operation: Any, permission: Any) -
     return ck_admin.AclBinding(kind, resource, how, f"{_PRINCIPAL}{name}", "*", operation, permission)
 
 
-def _in_words(rules: Iterable[Any]) -> Rights:
+def _describe_users(users: list[tuple[str]] | None, messages: Any) -> Any:
+    return messages.DescribeUserScramCredentialsRequest(users=users)
+
+
+def _word(kind: Any, number: int) -> str:
+    """Kafka's word for a number of its protocol; the number itself where the client knows none."""
+    try:
+        return str(kind(number).name)
+    except ValueError:
+        return str(number)
+
+
+def _in_words(rules: Iterable[_Rule]) -> Rights:
     topics, groups, others = set(), set(), set()
     for rule in rules:
-        prefixed = rule.resource_pattern_type == ck_admin.ResourcePatternType.PREFIXED
-        pattern = rule.name + ALL if prefixed else rule.name
-        kind, operation = rule.restype, rule.operation
-        allowed = rule.permission_type == ck_admin.AclPermissionType.ALLOW
-        if allowed and kind == ck_admin.ResourceType.TOPIC and operation == ck_admin.AclOperation.READ:
+        if rule.permission != "ALLOW":
+            continue
+        pattern = rule.name + (ALL if rule.pattern == "PREFIXED" else "")
+        if (rule.kind, rule.operation) == ("TOPIC", "READ"):
             topics.add(pattern)
-        elif allowed and kind == ck_admin.ResourceType.GROUP and operation == ck_admin.AclOperation.READ:
+        elif (rule.kind, rule.operation) == ("GROUP", "READ"):
             groups.add(pattern)
-        elif operation != ck_admin.AclOperation.DESCRIBE and allowed:
-            others.add(f"{operation.name.lower()} on {kind.name.lower()} {pattern}")
+        elif (rule.kind, rule.operation) != ("TOPIC", "DESCRIBE"):
+            others.add(f"{rule.operation.lower()} on {rule.kind.lower()} {pattern}")
     return Rights(tuple(sorted(topics)), tuple(sorted(groups)), tuple(sorted(others)))
