@@ -85,11 +85,10 @@ def broker_moves(scene: Scene) -> str:
     assert after != before, f"the address stayed {before}"
     assert {status for _, status, _ in load.answers} == {200}, load.statuses()
     complete = _complete(scene, load)
-    resumed = min(record["at"] for record in reader.records if record["at"] > gone + 1 and record["at"] > back - 60)
-    first_after = min((r["at"] for r in reader.records if r["at"] >= back), default=resumed)
+    first_after = min(record["at"] for record in reader.records if record["at"] >= back)
     gap = max(b["at"] - a["at"] for a, b in zip(reader.records, reader.records[1:], strict=False) if b["at"] > gone)
     scene.numbers["Kafka removed → healthy at another address"] = f"{back - gone:.1f} s"
-    scene.numbers["healthy → the partner's next record"] = f"{max(0.0, first_after - back):.1f} s"
+    scene.numbers["healthy → the partner's next record"] = f"{first_after - back:.1f} s"
     scene.numbers["longest silence of the partner around it"] = f"{gap:.1f} s"
     return f"{before} → {after}; {load.statuses()}; {complete}"
 
