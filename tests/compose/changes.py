@@ -138,7 +138,8 @@ def rotated(scene: Scene) -> str:
     after = stack.values()
     kept = [name for name, value in before.items() if name.endswith("_PASSWORD") and after[name] == value]
     assert not kept, f"unchanged: {kept}\n{said}"
-    assert stack.post("{}", password=before["WEBHOOK_PASSWORD"])[0] == 401
+    old = stack.post("{}", password=before["WEBHOOK_PASSWORD"])
+    assert old[0] == 401, f"the old password: {old}; {load.statuses()}"
     stack.accepted('{"after":"the rotation."}')
     stack.inside("worker", "kwb", "doctor")
     unexpected = {status for _, status, _ in load.answers} - {200, 401}
