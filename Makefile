@@ -96,9 +96,6 @@ compose-up:  ## Start compose.yaml: nginx with TLS, Kafka, PostgreSQL and the br
 compose-test: $(READY)  ## Bring compose.yaml up on a Docker engine and check it; writes docs/reports/compose.md (minutes)
 	PYTHONPATH=tests $(BIN)/python -m compose --report docs/reports/compose.md
 
-compose-test: $(READY)  ## Bring compose.yaml up on a Docker engine and check it; writes docs/reports/compose.md (minutes)
-	PYTHONPATH=tests $(BIN)/python -m compose --report docs/reports/compose.md
-
 down:  ## End what compose-up started; its data stay
 	@$(PYTHON) tools/compose.py down
 

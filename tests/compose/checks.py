@@ -257,7 +257,7 @@ def refused(scene: Scene) -> str:
         ("another authority", stack.partner("login", *common, ca=foreign), None, "_SSL"),
     ):
         status, lines = scene.partner_ends(arguments, password)
-        errors = {line["error"] for line in lines if "error" in line}
+        errors = {line.get("error") or line.get("refusal") for line in lines}
         assert status == 1, lines
         assert expected in errors, lines
         seen.append(f"{what} {expected}")

@@ -44,6 +44,12 @@ def without_docker(rules: str, forward: str) -> str:
     return "\n".join(kept) + "\n"
 
 
+def mounts_below(mounts: str, folder: Path) -> list[str]:
+    """What is mounted in `folder`, the innermost first; dockerd leaves the namespace of the host's network there."""
+    places = [line.split()[1] for line in mounts.splitlines()]
+    return sorted((place for place in places if Path(place).is_relative_to(folder)), key=len, reverse=True)
+
+
 def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout
 
@@ -99,4 +105,6 @@ def _own_engine() -> Iterator[str]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        for place in mounts_below(Path("/proc/mounts").read_text(), folder):
+            subprocess.run(["umount", place], capture_output=True, timeout=30)
+        shutil.rmtree(folder)

@@ -264,8 +264,8 @@ class Load:
                 self.answers.append((body, 0, repr(error)))
                 continue
             self.answers.append((body, status, answer.get("stored") or answer.get("code", "")))
-            if status == 401:
-                password = self._stack.values()["WEBHOOK_PASSWORD"]
+            if status == 401:  # the one that is in force; .env has it only when a rotation is through
+                password = (self._stack.folder / ".kwb/compose/secrets/webhook_password").read_text()
 
     def __enter__(self) -> "Load":
         self._thread.start()

@@ -1,6 +1,8 @@
 """The packet filter after an engine of our own: its rules go, everybody else's stay."""
 
-from compose.engine import without_docker
+from pathlib import Path
+
+from compose.engine import mounts_below, without_docker
 
 RULES = """*filter
 :INPUT ACCEPT [0:0]
@@ -23,3 +25,9 @@ def test_only_dockers_rules_are_taken_back() -> None:
         "-A INPUT -s 192.0.2.1/32 -j DROP",
         "COMMIT",
     ]
+
+
+def test_what_an_engine_leaves_mounted_is_found_from_the_inside_out() -> None:
+    places = ("/proc", "/tmp/e/exec", "/tmp/e/exec/netns/default", "/tmp/ex")
+    mounts = "".join(f"nsfs {place} nsfs rw 0 0\n" for place in places)
+    assert mounts_below(mounts, Path("/tmp/e")) == ["/tmp/e/exec/netns/default", "/tmp/e/exec"]
