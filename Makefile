@@ -110,4 +110,4 @@ sbom: $(READY)  ## List the parts of the bridge in dist/sbom.cdx.json, as the im
 	@$(BIN)/python tools/sbom.py
 
 check-arm: $(READY)  ## See that every locked wheel of the image can be had for aarch64
-	@$(BIN)/python tools/check_arm64.py
+	@$(BIN)/python tools/check_arm.py

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import results
+from kafka_webhook_bridge.kafka.quotas import BYTE_RATE, Quotas
 from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.stack import Kafka
 from processes import resident
@@ -76,11 +77,7 @@ class Partner:
         users.put(name, self.password)
         users.allow_reading(name)
         if quota_bytes_per_second is not None:
-            with raw_kafka.Raw(kafka.ports.internal) as raw:
-                if raw.handshake(b"PLAIN") or raw.plain(kafka.username.encode(), kafka.password.encode()).code:
-                    raise SystemExit("the bridge cannot log in")
-                if code := raw.user_quota(name.encode(), b"consumer_byte_rate", quota_bytes_per_second):
-                    raise SystemExit(f"the quota was refused: {code}")
+            Quotas(kafka.settings).put(name, {BYTE_RATE: quota_bytes_per_second})
 
     def consumer(self, topic: str, **more: Any) -> ck.Consumer:
         found = ck.Consumer(

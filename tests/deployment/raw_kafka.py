@@ -7,13 +7,12 @@ import hashlib
 import hmac
 import secrets
 import socket
-import struct
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 PATIENCE_S = 60
-FETCH, SASL_HANDSHAKE, API_VERSIONS, SASL_AUTHENTICATE, ALTER_CLIENT_QUOTAS = 1, 17, 18, 36, 49
+FETCH, SASL_HANDSHAKE, API_VERSIONS, SASL_AUTHENTICATE = 1, 17, 18, 36
 BEFORE_LOGIN_BYTES_MAX = 65536  # sasl.server.max.receive.size
 CUT = -1
 SCRAM = b"SCRAM-SHA-512"
@@ -103,13 +102,6 @@ class Raw:
 
     def plain(self, user: bytes, password: bytes) -> Answer:
         return self.authenticate(b"\0".join((b"", user, password)))
-
-    def user_quota(self, user: bytes, key: bytes, value: float) -> int:
-        """Sets one quota of a user (AlterClientQuotas v0). The error code: 0, or why not."""
-        one = (1).to_bytes(4)
-        body = one + one + text(b"user") + text(user) + one + text(key) + struct.pack(">d?", value, False) + b"\0"
-        self.send(request(ALTER_CLIENT_QUOTAS, 0, body))
-        return int.from_bytes(self.frame()[12:14])  # after the correlation id, the throttle time and the array's length
 
     def authenticate(self, data: bytes) -> Answer:
         self.send(request(SASL_AUTHENTICATE, 0, sized(data)))
