@@ -12,7 +12,7 @@ REQUEST_PERCENTAGE = "request_percentage"  # of one broker's threads: 100 is one
 
 # A broker counts bytes over 11 windows of a second, its default; who reads as fast as it may finds one of 12 seconds
 # without a grant and gets 11/12 of the number (benchmarks/outside.py). So the broker is told 12/11 of what is meant.
-_TOLD = {BYTE_RATE: 12 / 11}
+_WINDOWS = 11
 
 _RIGHTS = "Grant the bridge's user AlterConfigs and DescribeConfigs on the cluster, or leave --bytes-per-second out."
 _NO_QUOTAS = "This cluster takes no quotas: leave --bytes-per-second out. Some providers have limits of their own."
@@ -39,9 +39,7 @@ class Quotas:
         )
         self._client.check(doing, [answer])
         return {
-            entry.entity[0].entity_name: {
-                limit.key: round(limit.value / _TOLD.get(limit.key, 1), 3) for limit in entry.values
-            }
+            entry.entity[0].entity_name: {limit.key: _meant(limit.key, limit.value) for limit in entry.values}
             for entry in answer.entries or ()
             if entry.entity[0].entity_name is not None  # the default of all users
         }
@@ -51,7 +49,7 @@ class Quotas:
         self._alter(
             f"giving the user {name} a quota",
             name,
-            [(key, value * _TOLD.get(key, 1), False) for key, value in limits.items()],
+            [(key, _told(key, value), False) for key, value in limits.items()],
         )
 
     def remove(self, name: str) -> bool:
@@ -65,3 +63,11 @@ class Quotas:
         entries = [([("user", name)], changes)]
         answer = self._client.ask(doing, lambda m: m.AlterClientQuotasRequest(entries=entries, validate_only=False))
         self._client.check(doing, answer.entries)
+
+
+def _told(limit: str, value: float) -> float:
+    return float(-(-value * (_WINDOWS + 1) // _WINDOWS)) if limit == BYTE_RATE else value  # whole bytes
+
+
+def _meant(limit: str, value: float) -> float:
+    return float(value * _WINDOWS // (_WINDOWS + 1)) if limit == BYTE_RATE else value
