@@ -27,15 +27,25 @@ STREAM = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # built in where t
 WEBHOOKS, KAFKA, CONSOLE = (f"{name}.{DOMAIN}" for name in ("webhooks", "kafka", "console"))
 
 
-def nginx() -> str:
-    """Path of nginx. Skips the test where nginx or its stream module is missing."""
-    found = shutil.which("nginx", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin")
-    if found is None:
-        pytest.skip("NOT RUN: nginx is not installed (tools/ci_packages.sh)")
+def _binary() -> str | None:
+    return shutil.which("nginx", path=os.environ.get("PATH", os.defpath) + ":/usr/sbin")
+
+
+def why_not() -> str:
+    """What this machine lacks for it; empty when nothing."""
+    if (found := _binary()) is None:
+        return "nginx is not installed (tools/ci_packages.sh)"
     built = subprocess.run([found, "-V"], capture_output=True, text=True, check=True).stderr
     if not STREAM.exists() and "--with-stream " not in built + " ":
-        pytest.skip("NOT RUN: nginx has no stream module (libnginx-mod-stream, tools/ci_packages.sh)")
-    return found
+        return "nginx has no stream module (libnginx-mod-stream, tools/ci_packages.sh)"
+    return ""
+
+
+def nginx() -> str:
+    """Path of nginx. Skips the test where nginx or its stream module is missing."""
+    if why := why_not():
+        pytest.skip(f"NOT RUN: {why}")
+    return _binary() or ""
 
 
 class Resolver:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from faults.checker import Expect
-from faults.injectors import disks, limits, mixed, network, nothing, processes, rights, senders, stores, topics
+from faults.injectors import disks, edges, limits, mixed, network, nothing, processes, rights, senders, stores, topics
 from faults.runner import EVENTS, Scenario
 
 MATRIX = {
@@ -26,7 +26,7 @@ MATRIX = {
     17: "huge bodies, lying lengths",
     18: "the same delivery twice",
     19: "poison payloads",
-    20: "TCP proxy in front of the broker restarted",
+    20: "TLS proxy in front of the broker restarted",
     21: "certificate of the outside port expires or changes",
     22: "topic deleted, made anew",
     23: "rights revoked, password changed",
@@ -39,13 +39,6 @@ MATRIX = {
     30: "long transaction, two relays",
     31: "mixed",
 }
-# What no machine runs yet, and why.
-NOT_BUILT = {
-    20: "senders do not meet it; consumers do: tests/deployment/test_nginx_kafka.py",
-    21: "senders do not meet it; consumers do: tests/deployment/test_nginx_tls.py and test_nginx_kafka.py; "
-    "certificates of the webhook port without nginx: tests/integration/test_edge_supervisor.py",
-}
-
 # While Kafka is away, an event that was handed to the producer may be written by it later and by the relay too; a relay
 # that was cut off itself may add one more.
 _OUTAGE = Expect(copies_max=3, fallbacks_min=1)
@@ -103,6 +96,15 @@ SCENARIOS = (
     Scenario(
         "kafka-new-address", (9,), "broker comes back at a new address", network.new_address, _OUTAGE,
         ground=disks.ground_alone,
+    ),
+    # ── nginx in front of Kafka: senders do not meet it, so all is as when nothing breaks ─────────────────────────────
+    Scenario(
+        "nginx-killed", (20,), "nginx reloaded and killed under an outside consumer", edges.nginx_restarted(3),
+        Expect(order=True, recovery_s_max=10.0), times=_OFTEN, needs=("nginx",),
+    ),
+    Scenario(
+        "certificates", (21,), "outside certificate rotated, of a wrong name, expired", edges.certificate_changed,
+        Expect(order=True, recovery_s_max=10.0), needs=("nginx",),
     ),
     # ── PostgreSQL ────────────────────────────────────────────────────────────────────────────────────────────────
     Scenario(
