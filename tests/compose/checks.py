@@ -34,12 +34,9 @@ def healthy(scene: Scene) -> str:
     def ready(service: str) -> bool:
         return stack.done("docker", "compose", "exec", "-T", service, *probe).returncode == 0
 
-    for service in (
-        "ingest",
-        "worker",
-    ):  # healthy is alive; ready is more; the console wants a login for it
+    for service in ("ingest", "worker", "console"):  # healthy is alive; ready is more
         until(lambda service=service: ready(service), f"{service} is ready")
-    return f"{len(RUNNING)} healthy, ingest and worker ready, {' and '.join(ONCE)} ended with 0"
+    return f"{len(RUNNING)} healthy, ingest, worker and console ready, {' and '.join(ONCE)} ended with 0"
 
 
 def published(scene: Scene) -> str:

@@ -202,16 +202,17 @@ def test_bad_input_is_refused_in_words(archive: tuple[Console, list[str]]) -> No
     assert shown.found("limit=1") == [erp]  # and it goes on
 
 
-def test_everything_but_liveness_needs_the_login(stack: Stack, folder: Path, database: str) -> None:
+def test_everything_but_what_probes_ask_needs_the_login(stack: Stack, folder: Path, database: str) -> None:
     """A right one is let in whatever others do from its address (rules.md 24)."""
     with console(folder, **environ(stack, database)) as shown:
-        paths = ("/", "/events", "/api/v1/status", "/api/v1/events", "/metrics", "/health", "/health/ready",
+        paths = ("/", "/events", "/api/v1/status", "/api/v1/events", "/metrics", "/health",
                  "/style.css", "/nothing", "/health/live/", "//health/live", "/health/live%2f..")  # fmt: skip
         for path in paths:
             answer = shown.get(path, None)
             assert answer.status == 401, path
             assert answer.headers["www-authenticate"].startswith("Basic ")
         assert shown.get("/health/live", None).json == {"status": "live"}
+        assert set(shown.get("/health/ready", None).json) == {"status", "parts"}
         assert shown.get("/health/live", ("me", "wrong")).status == 200  # a probe that has an old password
         wrong = [("me", ""), ("", ""), ("ME", LOGIN[1]), ("me", LOGIN[1] + " "), ("hooks", "canary-password")]
         for login in wrong:

@@ -101,8 +101,8 @@ def test_a_body_is_a_download_in_a_sandbox() -> None:
     assert headers["content-security-policy"] == "sandbox; default-src 'none'"
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics", "/health/ready", "/api/v1/events", "/style.css"])
-def test_all_but_liveness_needs_the_login(path: str) -> None:
+@pytest.mark.parametrize("path", ["/", "/metrics", "/health", "/api/v1/events", "/style.css"])
+def test_all_but_probes_needs_the_login(path: str) -> None:
     console = Console()
     assert console.get(path, {})[0] == 401
     assert console.get(path, WRONG)[0] == 401

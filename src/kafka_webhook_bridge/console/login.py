@@ -1,6 +1,6 @@
-"""The door of the console: one login for everything but /health/live, slowed per address.
+"""The door of the console: one login for everything but what probes ask, slowed per address.
 
-nginx forwards a whole host name to this port, so /metrics and /health/ready are behind the login as well.
+nginx forwards a whole host name to this port, without /health/ and what is below it; /metrics is behind the login.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kafka_webhook_bridge.sources.basic import Credential, matches, parse_basic
 
 FAILED_LOGINS_MAX = 10  # per address and minute; then wrong ones get 429, and a right one is still let in
 TARGET_BYTES_MAX = 4096
-OPEN_PATH = "/health/live"
+OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 SAFE_HEADERS = {
     "cache-control": "no-store",
     "content-security-policy": (
@@ -62,7 +62,7 @@ class Door:
         app = self._app
         if len(scope["raw_path"]) + len(scope["query_string"]) > TARGET_BYTES_MAX:
             app = PlainTextResponse("The address is too long.\n", 414)
-        elif scope["path"] != OPEN_PATH:
+        elif scope["path"] not in OPEN_PATHS:
             app = self._refusal(scope) or app
         await app(scope, receive, safely)
 
