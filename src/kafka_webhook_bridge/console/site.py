@@ -23,7 +23,7 @@ from starlette.routing import BaseRoute, Route
 
 from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.console.look import Look
-from kafka_webhook_bridge.errors import KwbError, StoreError, UsageError
+from kafka_webhook_bridge.errors import KwbError, NotFoundError, StoreError, UsageError
 from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.store import Store, events
 from kafka_webhook_bridge.store.events import Search
@@ -33,10 +33,6 @@ PAGE_EVENTS, PAGE_EVENTS_MAX = 50, 200
 TEXT_BYTES_MAX = 64 * 1024  # of a body shown in a page; all of it is a download
 _FIELDS = ("source", "type", "key", "json", "since", "until", "after", "limit")
 _HIDDEN = ("body", "body_json", "headers", "marks", "key_bytes")
-
-
-class _NotFound(KwbError):
-    code = "console.not_found"
 
 
 class Site:
@@ -147,12 +143,14 @@ class Site:
     async def _get(self, request: Request) -> Mapping[str, Any]:
         row = await events.get(self._store, _event_id(request.path_params["id"]))
         if row is None:
-            raise _NotFound("There is no such event in the archive.", hint="It follows Kafka within about a second.")
+            raise NotFoundError(
+                "There is no such event in the archive.", hint="It follows Kafka within about a second."
+            )
         return row
 
 
 def _status_of(error: KwbError) -> int:
-    return {UsageError: 400, _NotFound: 404, StoreError: 503}.get(type(error), 503)
+    return {UsageError: 400, NotFoundError: 404, StoreError: 503}.get(type(error), 503)
 
 
 def _event_id(text: str) -> uuid.UUID:
