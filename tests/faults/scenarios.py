@@ -39,6 +39,7 @@ MATRIX = {
     30: "long transaction, two relays",
     31: "mixed",
 }
+
 # While Kafka is away, an event that was handed to the producer may be written by it later and by the relay too; a relay
 # that was cut off itself may add one more.
 _OUTAGE = Expect(copies_max=3, fallbacks_min=1)
