@@ -106,7 +106,8 @@ def _back(world: World, reader: Reader, why: str) -> None:
     """Wait for a record that is younger than now."""
     began = time.time()
     until(lambda: reader.newest > began, "the consumer is back")
-    world.notes.append(f"{why}: the consumer had a new record after {time.time() - began:.1f} s")
+    reader.back_s.append(time.time() - began)
+    world.notes.append(f"{why}: the consumer had a new record after {reader.back_s[-1]:.1f} s")
 
 
 def _cut(reader: Reader, act: Callable[[], object]) -> None:
