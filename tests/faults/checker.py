@@ -24,6 +24,7 @@ from faults.payloads import Delivery
 
 EXAMPLES = 5
 ANSWER_S_MAX = 2.2
+BACK_S_MAX = 10.0  # from nginx's return to a consumer's next new record
 AT_RISK_S = 5.0  # the archive may be so far behind
 
 
@@ -85,6 +86,7 @@ class Outside:
 
     reads: list[Read]
     committed: dict[tuple[str, int], int]
+    back_s: list[float] = field(default_factory=list)  # after each cut: until it had a new record again
 
 
 @dataclass(slots=True)
@@ -463,6 +465,9 @@ class Judge:
         for place, end in after.items():
             if (found := outside.committed.get(place, 0)) != end:
                 yield f"{place}: read to {end}, and {found} is committed"
+        for seconds in outside.back_s if self.time else ():
+            if seconds > BACK_S_MAX:
+                yield f"it was back after {seconds:.1f} s"
 
     def facts(self) -> Facts:
         """The numbers for the report. Latencies are those of senders: from the moment a request was due."""

@@ -44,6 +44,7 @@ class Reader:
     def __init__(self, front: Edge, topics: Iterable[str]) -> None:
         self.errors: list[str] = []  # what the client said of its connections
         self.newest = 0.0  # Unix time of the youngest record so far
+        self.back_s: list[float] = []  # filled by the scenario: after each cut, until a new record came
         self._reads: list[Read] = []
         self._next: dict[Place, int] = {}
         self._committed: dict[Place, int] = {}  # what the broker has confirmed
@@ -112,7 +113,7 @@ class Reader:
                         break  # the verdict says what is not committed
                     self._consumer.poll(0.1)
             found = self._consumer.committed(self._positions(self._next), _CALL_S)
-        return Outside(self._reads, {(one.topic, one.partition): one.offset for one in found})
+        return Outside(self._reads, {(one.topic, one.partition): one.offset for one in found}, self.back_s)
 
     def close(self) -> None:
         self._ends.set()

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from faults.checker import ANSWER_S_MAX, percentile
+from faults.checker import ANSWER_S_MAX, BACK_S_MAX, percentile
 from faults.mutations import Mutation
 from faults.runner import Result
 
@@ -66,9 +66,10 @@ def _page(results: Sequence[Result], mutations: Sequence[tuple[Mutation, Result]
         "503, *reset* the requests inside a process that was killed. Latency counts from the moment a request was "
         "due, over all answers to requests sent while the fault lasted; *slowest* from a request's first byte, over "
         "the whole run. *Recovery* is from the end of the last fault until the bridge is ready, its breakers are "
-        "closed and the outbox holds nothing of the time before; a consumer behind nginx has a newer record by then, "
-        "and in the end every record, none again that it had committed. Nothing may be lost, altered, invented or "
-        "written more often than the fault allows; every request must be answered within "
+        "closed and the outbox holds nothing of the time before. Nothing may be lost, altered, invented or written "
+        "more often than the fault allows; a consumer behind nginx must have a new record within "
+        f"{BACK_S_MAX:.0f} s, every record in the end, and none again that it had committed; every request must be "
+        "answered within "
         f"{ANSWER_S_MAX} s"
         + "".join(
             f" ({scenario.expect.answer_s_max} s in {scenario.name}, where a killed process is made anew meanwhile)"

@@ -379,6 +379,13 @@ def a_position_that_the_broker_lost(run: Run) -> None:
     run.seen.outside.committed["t-plain", 0] = 3
 
 
+@spoils(13)
+def a_consumer_that_is_late_to_come_back(run: Run) -> None:
+    read_by_a_group(run)
+    assert run.seen.outside is not None
+    run.seen.outside.back_s.append(10.1)
+
+
 def test_a_clean_run_is_green() -> None:
     assert [verdict for verdict in Run().judge() if verdict.found] == []
     assert len(Run().judge()) == 13
@@ -470,6 +477,7 @@ def test_rule_34_time_is_no_verdict_where_it_does_not_count() -> None:
     run = Run()
     an_answer_is_late(run)
     a_slow_recovery(run)
+    a_consumer_that_is_late_to_come_back(run)
     run.time = False
     assert run.red() == set()
 

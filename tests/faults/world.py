@@ -334,12 +334,7 @@ class World:
         return found
 
     def recovered(self, healed_at: float, ignore: Sequence[str]) -> bool:
-        """Ready, breakers closed, and nothing of the time before in the outbox (but states that may stay).
-
-        Who reads from outside has a record of the time after.
-        """
-        if self.outside is not None and self.outside.newest <= healed_at:
-            return False
+        """Ready, breakers closed, and nothing of the time before in the outbox (but states that may stay)."""
         if not self.healthy() or self.totals().get("kwb_breaker_open", 0) > 0:
             return False
         sql = "SELECT count(*) FROM outbox WHERE created_at < to_timestamp($1) AND state <> ALL($2::text[])"

@@ -26,7 +26,7 @@ def nginx_restarted(seconds: float) -> Fault:
         with world.fault("nginx reloaded"):
             for _ in range(2):
                 front.reload()
-                _reads_on(reader)
+                _reads_on(world, reader)
         _undisturbed(world, reader, "reload")
         for _ in range(world.times):
             world.moment()
@@ -52,7 +52,7 @@ def certificate_changed(world: World) -> None:
         front.reload()
         if serial(front) != new:
             world.problems.append("a new connection is shown the old certificate")
-        _reads_on(reader)
+        _reads_on(world, reader)
     wrong: tuple[tuple[str, int, dict[str, Any]], ...] = (
         ("a certificate of another name", _HOSTNAME_MISMATCH, {"names": ("other.test",)}),
         ("an expired certificate", _EXPIRED, {"days": -1}),
@@ -65,7 +65,7 @@ def certificate_changed(world: World) -> None:
                 world.problems.append(f"{label}: a client's verdict is {found}, {code} wanted")
             if not refused(front, world.facts()["plain"].topic):
                 world.problems.append(f"{label}: a new consumer was let in")
-            _reads_on(reader)
+            _reads_on(world, reader)
     _undisturbed(world, reader, "change of the certificate")
     with world.fault("the right certificate, established connections cut"):
         front.authority.issue(front.tls)
@@ -88,22 +88,26 @@ def _visited(world: World) -> tuple[Edge, Reader]:
     reader = Reader(front, [facts.topic for name, facts in world.facts().items() if name != SHUT])
     world.closing.callback(reader.close)
     world.outside = reader
-    _reads_on(reader)
+    _reads_on(world, reader)
     until(lambda: reader.committed > 0, "the consumer commits")
     return front, reader
 
 
-def _reads_on(reader: Reader) -> None:
+def _reads_on(world: World, reader: Reader) -> None:
     """Wait for a record that is younger than now by a second: by then it has asked for several more times."""
     now = time.time()
-    until(lambda: reader.newest > now + 1, "the consumer reads on")
+    try:
+        until(lambda: reader.newest > now + 1, "the consumer reads on", 30)
+    except AssertionError:
+        world.problems.append(f"the consumer does not read on: {reader.errors[-3:]}")
 
 
 def _back(world: World, reader: Reader, why: str) -> None:
     """Wait for a record that is younger than now."""
     began = time.time()
     until(lambda: reader.newest > began, "the consumer is back")
-    world.notes.append(f"{why}: the consumer had a new record after {time.time() - began:.1f} s")
+    reader.back_s.append(time.time() - began)
+    world.notes.append(f"{why}: the consumer had a new record after {reader.back_s[-1]:.1f} s")
 
 
 def _cut(reader: Reader, act: Callable[[], object]) -> None:
