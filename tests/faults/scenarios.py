@@ -99,13 +99,14 @@ SCENARIOS = (
         ground=disks.ground_alone,
     ),
     # ── nginx in front of Kafka: senders do not meet it, so all is as when nothing breaks ─────────────────────────────
+    # Slower than others: TLS and a consumer want their share of the machine.
     Scenario(
         "nginx-killed", (20,), "nginx reloaded and killed under an outside consumer", edges.nginx_restarted(3),
-        Expect(order=True), times=_OFTEN, needs=("nginx",),
+        Expect(order=True), times=_OFTEN, needs=("nginx",), rate=200,
     ),
     Scenario(
         "certificates", (21,), "outside certificate rotated, of a wrong name, expired", edges.certificate_changed,
-        Expect(order=True), needs=("nginx",),
+        Expect(order=True), needs=("nginx",), rate=200,
     ),
     # ── PostgreSQL ────────────────────────────────────────────────────────────────────────────────────────────────
     Scenario(
