@@ -91,16 +91,16 @@ env-rotate:  ## New passwords in the running stack; ONLY="KAFKA_PASSWORD …" fo
 	@$(PYTHON) tools/compose_env.py rotate $(if $(ONLY),--only $(ONLY))
 
 compose-up:  ## Start compose.yaml: nginx with TLS, Kafka, PostgreSQL and the bridge in containers
-	@$(PYTHON) tools/compose.py up
+	@$(PYTHON) tools/local_stack.py up
 
 compose-test: $(READY)  ## Bring compose.yaml up on a Docker engine and check it; writes docs/reports/compose.md (minutes)
 	PYTHONPATH=tests $(BIN)/python -m compose --report docs/reports/compose.md
 
 down:  ## End what compose-up started; its data stay
-	@$(PYTHON) tools/compose.py down
+	@$(PYTHON) tools/local_stack.py down
 
 clean:  ## Remove caches, the environment and, after a question, the data of compose-up; .kwb of `make up` stays
-	@$(PYTHON) tools/compose.py clean
+	@$(PYTHON) tools/local_stack.py clean
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 
 pin-images: $(READY)  ## Look up the digests of the official images and write them into compose.yaml and Dockerfile

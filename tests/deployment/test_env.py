@@ -36,7 +36,7 @@ class Clone:
         self.root = folder / "clone"
         self.bin = folder / "bin"
         self._state = folder / "docker.json"
-        for name in ("tools/compose.py", "tools/compose_env.py", "compose.yaml", "Makefile", "pyproject.toml",
+        for name in ("tools/local_stack.py", "tools/compose_env.py", "compose.yaml", "Makefile", "pyproject.toml",
                      "src/kafka_webhook_bridge/__init__.py"):  # fmt: skip
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.root / name)
@@ -415,7 +415,7 @@ def test_the_tools_run_on_any_python_from_3_9(running: Clone) -> None:
         pytest.skip("NOT RUN: neither Python 3.9 nor 3.10 is here")
     assert running.rotate(str(pythons[-1])).returncode == 0
     running.agree()
-    done = running.run([str(pythons[-1]), "tools/compose.py", "up"])
+    done = running.run([str(pythons[-1]), "tools/local_stack.py", "up"])
     assert done.returncode == 0, done.stderr
 
 
@@ -470,11 +470,11 @@ def test_compose_up_prints_the_hosts_line_for_a_name_that_leads_elsewhere(clone:
 
 
 def test_names_that_lead_here_need_no_hosts_line() -> None:
-    import compose
+    import local_stack
 
-    assert compose.reaches_this_machine("localhost")
-    assert not compose.reaches_this_machine("nowhere.invalid")
-    assert not compose.reaches_this_machine("192.0.2.1"), "of a documentation network, so nobody's"
+    assert local_stack.reaches_this_machine("localhost")
+    assert not local_stack.reaches_this_machine("nowhere.invalid")
+    assert not local_stack.reaches_this_machine("192.0.2.1"), "of a documentation network, so nobody's"
 
 
 def test_compose_up_says_what_is_missing(clone: Clone) -> None:
