@@ -1,13 +1,19 @@
 # The table of contents: `make help`. Everything happens in .venv, made from locks with hashes.
 
-PYTHON ?= python3
+# The newest Python that the tests cover, of those that are here and can make environments.
+PYTHONS := 3.13 3.12 3.11
+ifndef PYTHON
+PYTHON := $(shell for v in $(PYTHONS); do \
+  if python$$v -c 'import ensurepip, venv' 2>/dev/null; then echo python$$v; exit; fi; done; echo python3)
+endif
 VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNNERS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help dev up test test-unit test-pythons test-postgres faults lint format docs bench bench-quick lock clean
+.PHONY: help dev up test test-unit test-pythons test-postgres faults lint format docs bench bench-quick lock \
+	env env-rotate compose-up compose-test down clean pin-images sbom check-arm
 
 help:  ## Show this table
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +71,7 @@ bench: $(READY)  ## Measure speed and memory, beside a rival; writes benchmarks/
 	$(BIN)/python benchmarks/archive.py
 	$(BIN)/python benchmarks/relay_drain.py
 	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/outside.py
 
 bench-quick: $(READY)  ## The same in a few minutes, to see whether a change matters
 	$(BIN)/python benchmarks/http_to_kafka.py --quick
@@ -72,9 +79,35 @@ bench-quick: $(READY)  ## The same in a few minutes, to see whether a change mat
 	$(BIN)/python benchmarks/archive.py --quick
 	$(BIN)/python benchmarks/relay_drain.py --quick
 	$(BIN)/python benchmarks/replay.py --quick
+	$(BIN)/python benchmarks/outside.py --quick
 
 lock: $(READY)  ## Resolve the dependencies anew, with hashes
 	$(BIN)/python tools/lock.py
 
-clean:  ## Remove caches and the environment; data of `make up` in .kwb stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+env:  ## Make .env for compose.yaml with random passwords, once, and the containers' secret files from it
+	@$(PYTHON) tools/compose_env.py make
+
+env-rotate:  ## New passwords in the running stack; ONLY="KAFKA_PASSWORD …" for some, or those that .env has
+	@$(PYTHON) tools/compose_env.py rotate $(if $(ONLY),--only $(ONLY))
+
+compose-up:  ## Start compose.yaml: nginx with TLS, Kafka, PostgreSQL and the bridge in containers
+	@$(PYTHON) tools/local_stack.py up
+
+compose-test: $(READY)  ## Bring compose.yaml up on a Docker engine and check it; writes docs/reports/compose.md (minutes)
+	PYTHONPATH=tests $(BIN)/python -m compose --report docs/reports/compose.md
+
+down:  ## End what compose-up started; its data stay
+	@$(PYTHON) tools/local_stack.py down
+
+clean:  ## Remove caches, the environment and, after a question, the data of compose-up; .kwb of `make up` stays
+	@$(PYTHON) tools/local_stack.py clean
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+
+pin-images: $(READY)  ## Look up the digests of the official images and write them into compose.yaml and Dockerfile
+	@$(BIN)/python tools/pin_images.py
+
+sbom: $(READY)  ## List the parts of the bridge in dist/sbom.cdx.json, as the image carries them
+	@$(BIN)/python tools/sbom.py
+
+check-arm: $(READY)  ## See that every locked wheel of the image can be had for aarch64
+	@$(BIN)/python tools/check_arm.py

@@ -8,8 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import asyncpg
+from pydantic import SecretStr
 
+from kafka_webhook_bridge.settings import StoreSettings
 from kafka_webhook_bridge.stack import Postgres
+from kafka_webhook_bridge.store import Store, migrate
+
+
+def migrate_database(url: str) -> None:
+    """Make the tables, as `kwb migrate` does."""
+
+    async def run() -> None:
+        async with Store(StoreSettings(url=SecretStr(url))) as store:
+            await migrate(store)
+
+    asyncio.run(run())
 
 
 @contextmanager

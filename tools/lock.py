@@ -2,6 +2,7 @@
 
     base.txt   what the bridge needs
     dev.txt    that, the embedded servers, and the tools of this repository; `make dev` installs it
+    build.txt  what makes the container image and its SBOM, beside the bridge itself
     lock.txt   what makes these files (uv), so that they are made the same way everywhere
 
 uv is installed from lock.txt into an environment that is thrown away. `--upgrade` looks for newer versions; without it
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 LOCKS: dict[str, tuple[str, ...]] = {
     "base.txt": ("pyproject.toml",),
     "dev.txt": ("pyproject.toml", "--extra", "embedded", "--group", "dev"),
+    "build.txt": ("--group", "build"),
     "lock.txt": ("--group", "lock"),
 }
 OLDEST_PYTHON = "3.11"

@@ -20,6 +20,7 @@ Two kinds, one table each:
         ReplayError      a replay or rebuild cannot begin or go on   exit 1
         UnreachableError `kwb send`: nobody answers at the address   exit 1
         ReceiptsError    `kwb send`: the journal cannot be written   exit 1
+        NotFoundError    the console has nothing by that name        (404)
 
 `code` is `room.what_happened` and stable for ever. docs/reference/errors.md is made from this module.
 """
@@ -260,3 +261,9 @@ class ReceiptsError(KwbError):
     """`kwb send`: the journal cannot be written, so nothing more may be sent."""
 
     code = "send.receipts"
+
+
+class NotFoundError(KwbError):
+    """The console has no event of that id; answered 404."""
+
+    code = "console.not_found"

@@ -52,6 +52,17 @@ def check_postgres_url(url: str) -> None:
         raise ValueError(f"is not of the form {example}; special characters of a password are percent-encoded")
 
 
+def parse_servers(text: str) -> list[tuple[str, int]]:
+    """Host and port of each of `host:port, [::1]:port, …`. Raises ValueError with a sentence for people."""
+    found = []
+    for server in filter(None, map(str.strip, text.split(","))):
+        host = _HOST.fullmatch(server)
+        if host is None or not host[1] or not 0 < int(host[3] or 0) < 65536:
+            raise ValueError(f"{server!r} is not host:port")
+        found.append((host[1].strip("[]"), int(host[3])))
+    return found
+
+
 def setting(
     default: Any,
     sentence: str,
@@ -158,6 +169,11 @@ class KafkaSettings:
     username: str = setting("", "SASL user of the bridge.", env="KAFKA_USERNAME")
     password: SecretStr | None = setting(None, "SASL password of the bridge.", env="KAFKA_PASSWORD")
     external_port: int = setting(29095, "TLS port for outside consumers.", env="KAFKA_EXTERNAL_PORT", low=1, high=65535)
+    external_servers: str = setting(
+        "", "host:port list for outside consumers. Empty: kafka.<DOMAIN_NAME>:<KAFKA_EXTERNAL_PORT>."
+    )
+    external_ca: str = setting("", "PEM file of the authorities that outside consumers trust. Empty: their system's.")
+    external_protocol: Literal["SASL_SSL", "SASL_PLAINTEXT"] = setting("SASL_SSL", "As outside consumers connect.")
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] | None = setting(
         None, "Unset: SASL_PLAINTEXT to loopback with a user name, SASL_SSL elsewhere, PLAINTEXT without one."
     )
@@ -231,6 +247,14 @@ class ManagementSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsoleSettings:
+    """Who may see events in the role console. Neither has a default."""
+
+    username: str = setting("", "Login of the console; required for the role console.", env="CONSOLE_USERNAME")
+    password: SecretStr | None = setting(None, "Its password.", env="CONSOLE_PASSWORD")
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is written to standard error."""
 
@@ -267,6 +291,14 @@ class Settings:
     management: ManagementSettings
     log: LogSettings
     stack: StackSettings = StackSettings()
+    console: ConsoleSettings = ConsoleSettings()
+
+    @property
+    def external_servers(self) -> str:
+        """Where outside consumers connect: as set, else by the name of the domain; empty when neither is known."""
+        if self.kafka.external_servers or not self.bridge.domain_name:
+            return self.kafka.external_servers
+        return f"kafka.{self.bridge.domain_name}:{self.kafka.external_port}"
 
 
 ROOMS: dict[str, type] = {
@@ -278,6 +310,7 @@ ROOMS: dict[str, type] = {
     "archive": ArchiveSettings,
     "relay": RelaySettings,
     "management": ManagementSettings,
+    "console": ConsoleSettings,
     "log": LogSettings,
     "stack": StackSettings,
 }
@@ -399,6 +432,10 @@ def _contradictions(settings: Settings) -> list[Problem]:
     if settings.management.port == ingest.port != 0 and settings.management.host == ingest.host:
         what = f"{ingest.port} is the port of webhooks too; management has one of its own"
         found.append(Problem("KWB_MANAGEMENT_PORT", what))
+    try:
+        parse_servers(settings.external_servers)
+    except ValueError as error:
+        found.append(Problem("KWB_KAFKA_EXTERNAL_SERVERS" if kafka.external_servers else "DOMAIN_NAME", str(error)))
     if ingest.tls_key and not ingest.tls_cert:
         found.append(Problem("KWB_INGEST_TLS_CERT", "is not set, but KWB_INGEST_TLS_KEY is"))
     return found

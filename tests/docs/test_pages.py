@@ -85,7 +85,7 @@ def command(words: list[str]) -> tuple[Any, list[str]] | None:
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_kwb_command_and_option_exists(page: Path) -> None:
     for text in code(page.read_text(encoding="utf-8")):
-        for call in re.findall(r"(?<![\w./-])kwb ((?:-?-?[a-z][\w-]*)[^|;&#]*)", text):
+        for call in re.findall(r"(?<![\w./=-])kwb ((?:-?-?[a-z][\w-]*)[^|;&#]*)", text):
             words = call.replace("[", "").replace("]", "").split()
             found = command(words)
             if found is None:

@@ -5,5 +5,7 @@
        └──▶ bridge ──▶ proxy ──▶ Kafka          └── what the scenario expects
                   └──▶ proxy ──▶ PostgreSQL
 
+    A consumer reads from outside in two of them: Kafka's listener PROXY ──▶ nginx ──▶ outside.py ──▶ checker.
+
 `make faults` runs the table of scenarios.py and writes docs/reports/faults.md; `python -m faults --list` shows it.
 """

@@ -6,6 +6,7 @@
     4 corrupt     other bytes, key, source or topic than were sent     10 liveness  not healthy in time afterwards
     5 rejected    answered 4xx and stored all the same                 11 accounts  the bridge's counters disagree
     6 duplicates  more copies of one event than the scenario allows    12 vacuous   what was to happen did not
+   13 outside     what a consumer in a group did not get, or got after it had committed it
 
 An op whose outcome is unknown (`info`) may be there or not. Nothing here knows how the bridge works: the bytes come
 from payloads.py, the rest from what is observed.
@@ -23,6 +24,7 @@ from faults.payloads import Delivery
 
 EXAMPLES = 5
 ANSWER_S_MAX = 2.2
+BACK_S_MAX = 10.0  # from nginx's return to a consumer's next new record
 AT_RISK_S = 5.0  # the archive may be so far behind
 
 
@@ -68,6 +70,25 @@ class Waiting:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Read:
+    """One record that a consumer in a group was given. `committed` is the position that the group had there by then."""
+
+    topic: str
+    partition: int
+    offset: int
+    committed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the consumer was given, in that order, and the group's positions at the end as the broker has them."""
+
+    reads: list[Read]
+    committed: dict[tuple[str, int], int]
+    back_s: list[float] = field(default_factory=list)  # after each cut: until it had a new record again
+
+
 @dataclass(slots=True)
 class Observed:
     """Everything that was found after the faults, read from the start."""
@@ -85,6 +106,7 @@ class Observed:
     deaths: float = 0  # of children that were started anew
     problems: list[str] = field(default_factory=list)  # what the scenario itself saw that must not be
     resident_bytes: list[tuple[float, int]] = field(default_factory=list)  # of the ingest processes, by Unix time
+    outside: Outside | None = None  # None: nobody read from outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +222,7 @@ class Judge:
             self._verdict(10, "liveness", self._liveness()),
             self._verdict(11, "accounts", self._accounts(), judged=self.seen.counters_whole),
             self._verdict(12, "vacuous", self._vacuous()),
+            self._verdict(13, "outside", self._outside(), judged=self.seen.outside is not None),
         ]
 
     @staticmethod
@@ -420,6 +443,31 @@ class Judge:
         ):
             if found < least:
                 yield f"{name}: {found}, at least {least} wanted"
+
+    # ── a consumer ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _outside(self) -> Iterator[str]:
+        """A group that reads from the logs' start: every record, in order, none again that it had committed."""
+        outside = self.seen.outside
+        assert outside is not None
+        after: dict[tuple[str, int], int] = {}
+        for read in outside.reads:
+            place = read.topic, read.partition
+            if read.offset > (expected := after.get(place, 0)):
+                yield f"{place}: {read.offset} was read after {expected - 1}"
+            if read.offset < read.committed:
+                yield f"{place}: {read.offset} was read again, and {read.committed} was committed"
+            after[place] = read.offset + 1
+        given = {(read.topic, read.partition, read.offset) for read in outside.reads}
+        for copy in self.seen.copies:
+            if (copy.topic, copy.partition, copy.offset) not in given:
+                yield f"{copy.delivery_id}: event {copy.event_id} was never read"
+        for place, end in after.items():
+            if (found := outside.committed.get(place, 0)) != end:
+                yield f"{place}: read to {end}, and {found} is committed"
+        for seconds in outside.back_s if self.time else ():
+            if seconds > BACK_S_MAX:
+                yield f"it was back after {seconds:.1f} s"
 
     def facts(self) -> Facts:
         """The numbers for the report. Latencies are those of senders: from the moment a request was due."""

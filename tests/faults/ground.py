@@ -1,7 +1,8 @@
 """The servers that are broken: a Kafka and a PostgreSQL of the suite's own, each behind a proxy.
 
 The broker's INTERNAL listener advertises its proxy, so the bridge never gets past it. The suite itself speaks to the
-listener BROKER and to PostgreSQL's own port, which no proxy disturbs.
+listener BROKER and to PostgreSQL's own port, which no proxy disturbs. PROXY, for outside consumers, advertises the port
+that nginx takes where a scenario starts it (injectors/edges.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import confluent_kafka.admin
 from faults.disk import Disk
 from faults.proxy import Proxy
 from kafka_webhook_bridge.kafka.config import client_config
+from kafka_webhook_bridge.settings import KafkaSettings
 from kafka_webhook_bridge.stack import Kafka, KafkaPorts, Postgres
 from kafka_webhook_bridge.stack.files import make_folder
 from kafka_webhook_bridge.stack.keeper import together
@@ -40,7 +42,7 @@ class Ground:
         options: Mapping[str, str] | None = None,
     ) -> None:
         ports = KafkaPorts(*free_ports(4))
-        kafka_port, postgres_port = free_ports(2)
+        kafka_port, postgres_port, self.outside_port = free_ports(3)
         self.folder = folder
         self._properties = {"file.delete.delay.ms": "1000", "log.initial.task.delay.ms": "1000", **(properties or {})}
         self.kafka = self._broker(ports, kafka_port)
@@ -53,7 +55,7 @@ class Ground:
 
     def _broker(self, ports: KafkaPorts, advertised_port: int) -> Kafka:
         host = LOOPBACK
-        others = f"BROKER://{host}:{ports.broker},PROXY://{host}:{ports.proxy}"
+        others = f"BROKER://{host}:{ports.broker},PROXY://localhost:{self.outside_port}"
         return Kafka(
             self.folder / "kafka",
             ports=ports,
@@ -112,10 +114,14 @@ class Ground:
         return database.replace(f":{self.postgres.port}/", f":{self.to_postgres.port}/")
 
     @property
+    def settings(self) -> KafkaSettings:
+        """Of the suite's own Kafka clients."""
+        return dataclasses.replace(self.kafka.settings, bootstrap_servers=f"{LOOPBACK}:{self.kafka.ports.broker}")
+
+    @property
     def client(self) -> dict[str, Any]:
-        """Configuration of the suite's own Kafka clients."""
-        settings = dataclasses.replace(self.kafka.settings, bootstrap_servers=f"{LOOPBACK}:{self.kafka.ports.broker}")
-        return client_config(settings)
+        """The same as librdkafka's configuration."""
+        return client_config(self.settings)
 
     def admin(self) -> ck.admin.AdminClient:
         """One for the life of the ground: what it is asked ends with it."""

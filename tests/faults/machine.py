@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from edge import why_not as no_nginx
 from faults import disk
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -34,6 +35,7 @@ NEEDS: Mapping[str, Callable[[], str]] = {
     "disk": disk.why_not,
     "clock": _no_compiler,
     "memory": _no_cgroup,
+    "nginx": no_nginx,
 }
 
 

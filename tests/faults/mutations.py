@@ -76,7 +76,7 @@ real, count = Producer.send, 0
 def send(self, record, outcome):
     global count
     count += 1
-    if count != 300:
+    if count != 150:
         return real(self, record, outcome)
     outcome.error, outcome.lane = None, self._fast
     self._outstanding += 1
@@ -90,7 +90,7 @@ real, count = Producer.send, 0
 def send(self, record, outcome):
     global count
     count += 1
-    if count == 300:
+    if count == 150:
         record = record._replace(value=record.value[:-1] + bytes([record.value[-1] ^ 1]))
     return real(self, record, outcome)
 Producer.send = send

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from faults.checker import Expect
-from faults.injectors import disks, limits, mixed, network, nothing, processes, rights, senders, stores, topics
+from faults.injectors import disks, edges, limits, mixed, network, nothing, processes, rights, senders, stores, topics
 from faults.runner import EVENTS, Scenario
 
 MATRIX = {
@@ -26,7 +26,7 @@ MATRIX = {
     17: "huge bodies, lying lengths",
     18: "the same delivery twice",
     19: "poison payloads",
-    20: "TCP proxy in front of the broker restarted",
+    20: "TLS proxy in front of the broker restarted",
     21: "certificate of the outside port expires or changes",
     22: "topic deleted, made anew",
     23: "rights revoked, password changed",
@@ -38,12 +38,6 @@ MATRIX = {
     29: "relay killed between acknowledgement and delete",
     30: "long transaction, two relays",
     31: "mixed",
-}
-# What no machine runs yet, and why.
-NOT_BUILT = {
-    20: "the outside port for consumers is not in this version",
-    21: "the outside port for consumers is not in this version; certificates of the webhook port: "
-    "tests/integration/test_edge_supervisor.py",
 }
 
 # While Kafka is away, an event that was handed to the producer may be written by it later and by the relay too; a relay
@@ -103,6 +97,16 @@ SCENARIOS = (
     Scenario(
         "kafka-new-address", (9,), "broker comes back at a new address", network.new_address, _OUTAGE,
         ground=disks.ground_alone,
+    ),
+    # ── nginx in front of Kafka: senders do not meet it, so all is as when nothing breaks ─────────────────────────────
+    # Slower than others: TLS and a consumer want their share of the machine.
+    Scenario(
+        "nginx-killed", (20,), "nginx reloaded and killed under an outside consumer", edges.nginx_restarted(3),
+        Expect(order=True), times=_OFTEN, needs=("nginx",), rate=200,
+    ),
+    Scenario(
+        "certificates", (21,), "outside certificate rotated, of a wrong name, expired", edges.certificate_changed,
+        Expect(order=True), needs=("nginx",), rate=200,
     ),
     # ── PostgreSQL ────────────────────────────────────────────────────────────────────────────────────────────────
     Scenario(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import orjson
 import pytest
 
-from faults.checker import Copy, Expect, Judge, Observed, Row, SourceFacts, Verdict, Waiting, percentile
+from faults.checker import Copy, Expect, Judge, Observed, Outside, Read, Row, SourceFacts, Verdict, Waiting, percentile
 from faults.journal import Op, outcome, parse
 from faults.load import LoadPlan, Script
 from faults.payloads import Delivery
@@ -340,9 +340,63 @@ def no_duplicate(run: Run) -> None:
     run.expect = dataclasses.replace(run.expect, copies_min=1)
 
 
+def read_by_a_group(run: Run) -> list[Read]:
+    """Offsets of a topic without gaps, all read; a position is committed for every second record."""
+    ends: dict[str, int] = {}
+    reads = []
+    for number, copy in enumerate(run.seen.copies):
+        offset = ends.get(copy.topic, 0)
+        run.seen.copies[number] = dataclasses.replace(copy, offset=offset)
+        reads.append(Read(copy.topic, 0, offset, offset // 2 * 2))
+        ends[copy.topic] = offset + 1
+    rows = {copy.event_id: copy.offset for copy in run.seen.copies}
+    run.seen.rows = [dataclasses.replace(row, offset=rows[row.event_id]) for row in run.seen.rows]
+    run.seen.outside = Outside(reads, {(topic, 0): end for topic, end in ends.items()})
+    return reads
+
+
+@spoils(13)
+def a_record_that_the_consumer_never_got(run: Run) -> None:
+    read_by_a_group(run).pop()
+
+
+@spoils(13)
+def a_record_that_the_consumer_passed_over(run: Run) -> None:
+    reads = read_by_a_group(run)
+    reads.append(reads.pop(4))  # it came in the end; its group had gone on without it
+
+
+@spoils(13)
+def a_record_again_that_was_committed(run: Run) -> None:
+    reads = read_by_a_group(run)
+    reads += [dataclasses.replace(reads[-1], committed=reads[-1].offset + 1)]
+
+
+@spoils(13)
+def a_position_that_the_broker_lost(run: Run) -> None:
+    read_by_a_group(run)
+    assert run.seen.outside is not None
+    run.seen.outside.committed["t-plain", 0] = 3
+
+
+@spoils(13)
+def a_consumer_that_is_late_to_come_back(run: Run) -> None:
+    read_by_a_group(run)
+    assert run.seen.outside is not None
+    run.seen.outside.back_s.append(10.1)
+
+
 def test_a_clean_run_is_green() -> None:
     assert [verdict for verdict in Run().judge() if verdict.found] == []
-    assert len(Run().judge()) == 12
+    assert len(Run().judge()) == 13
+
+
+def test_a_consumer_may_get_again_what_it_had_not_committed() -> None:
+    run = Run()
+    reads = read_by_a_group(run)
+    assert run.red() == set()
+    reads.append(dataclasses.replace(reads[-1], committed=reads[-1].offset))
+    assert run.red() == set()
 
 
 @pytest.mark.parametrize("name", SPOILERS)
@@ -355,7 +409,7 @@ def test_a_verdict_turns_red(name: str) -> None:
 
 
 def test_every_verdict_has_a_test_that_turns_it_red() -> None:
-    assert set().union(*(numbers for numbers, _ in SPOILERS.values())) == set(range(1, 13))
+    assert set().union(*(numbers for numbers, _ in SPOILERS.values())) == set(range(1, 14))
 
 
 def test_what_a_scenario_allows_is_green() -> None:
@@ -423,6 +477,7 @@ def test_rule_34_time_is_no_verdict_where_it_does_not_count() -> None:
     run = Run()
     an_answer_is_late(run)
     a_slow_recovery(run)
+    a_consumer_that_is_late_to_come_back(run)
     run.time = False
     assert run.red() == set()
 

@@ -23,10 +23,11 @@ import asyncpg
 from bridge import Serve, request
 from databases import empty_database
 from faults import journal, observer
-from faults.checker import Observed, SourceFacts
+from faults.checker import Copy, Observed, Outside, SourceFacts
 from faults.ground import Ground
 from faults.load import RESEND_WINDOW, RESENDS, SHUT, LoadPlan
 from faults.machine import Clock, Memory
+from faults.outside import Reader
 
 DEADLINE_S = 120.0  # for the hopeless case alone
 _SAMPLE_S = 0.25
@@ -120,6 +121,7 @@ class World:
         self.closing = contextlib.ExitStack()  # what a scenario leaves behind, ended before the servers are healed
         self.clock: Clock | None = None
         self.memory: Memory | None = None
+        self.outside: Reader | None = None  # reads through nginx all the while, where a scenario has one
         self._sampling = threading.Event()
         self._sampler = threading.Thread(target=self._sample, name="sampler", daemon=True)
 
@@ -379,8 +381,10 @@ class World:
         with contextlib.suppress(AssertionError):  # the verdicts say what is missing
             until(settled, "the archive has nothing more to do", archive_s)
         rows, outbox = observer.rows(self.database, except_source=NOISE)
+        copies = observer.records(self.ground.client, self.topics())
         return ops, Observed(
-            copies=observer.records(self.ground.client, self.topics()),
+            copies=copies,
+            outside=self._read_outside(copies),
             rows=rows,
             outbox=outbox,
             totals=self.totals(),
@@ -392,6 +396,22 @@ class World:
             problems=self.problems,
             resident_bytes=[(sample.at, sample.resident_bytes) for sample in self.samples],
         )
+
+    def _read_outside(self, copies: Sequence[Copy]) -> Outside | None:
+        """What the consumer from outside has read, when it has had its time to read everything."""
+        reader = self.outside
+        if reader is None:
+            return None
+        ends: dict[tuple[str, int], int] = {}
+        for copy in copies:
+            place = copy.topic, copy.partition
+            ends[place] = max(copy.offset + 1, ends.get(place, 0))
+        with contextlib.suppress(AssertionError):  # the verdict says what is missing
+            until(lambda: reader.has(ends), "the consumer has read everything")
+        found = reader.finish()
+        again = len(found.reads) - len({(read.topic, read.partition, read.offset) for read in found.reads})
+        self.notes.append(f"the consumer has read {len(found.reads)} records, {again} of them once more")
+        return found
 
 
 def resident_bytes(pid: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from archive_world import DEADLINE_S, World, until
 
 from kafka_webhook_bridge import formats, ids
 from kafka_webhook_bridge.archive.relay import Relay
+from kafka_webhook_bridge.errors import KafkaError
 from kafka_webhook_bridge.event import Event
 from kafka_webhook_bridge.formats.packed import pack_headers
 from kafka_webhook_bridge.kafka.config import client_config
@@ -130,8 +132,18 @@ class RelayWorld(World):
         """Every record of a topic, from its start to the end that it has now, in order within each partition."""
         return await asyncio.to_thread(self._read, topic or self.topic)
 
+    def _offsets(self, topic: str) -> dict[int, tuple[int, int]]:
+        """As soon as the leaders tell: a broker that has just come back may not, for a moment."""
+        end = time.monotonic() + DEADLINE_S
+        while True:
+            try:
+                return self.admin.offsets([topic])[topic]
+            except KafkaError:
+                if time.monotonic() > end:
+                    raise
+
     def _read(self, topic: str) -> list[Any]:
-        ends = {Place(topic, p): end for p, (_, end) in self.admin.offsets([topic])[topic].items()}
+        ends = {Place(topic, p): end for p, (_, end) in self._offsets(topic).items()}
         reader = RecordReader(self.stack.kafka.settings, client_id="test-reader", record_bytes_max=16_000_000)
         found: list[Any] = []
         try:

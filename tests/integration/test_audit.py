@@ -381,6 +381,10 @@ def test_rule_16_waiting_and_quarantined_are_not_lost(site: Site) -> None:
     template = told(site.send("outbox", 1))[0]["event_id"]
     site.audit(code=0, options=("--source", "outbox", "--wait"))
     body = site.sql("SELECT sha256(body) FROM events WHERE event_id = $1", uuid.UUID(template))[0][0].hex()
+    # As one that was there and is lost: the relay makes a topic that never was.
+    site.sql(
+        "INSERT INTO topics (name, topic_id, made_by) VALUES ($1, gen_random_uuid(), 'source')", topic_of("nowhere")
+    )
     states = {"waiting": id_near(template), "blocked": id_near(template), "quarantined": id_near(template)}
     receipts = site.folder / "outbox.jsonl"
     with ReceiptsFile(receipts, run="r", source="outbox", url="") as file:

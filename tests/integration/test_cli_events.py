@@ -231,7 +231,7 @@ def test_machines_are_told_too_what_is_missing(database: str) -> None:
 def test_an_archive_that_is_not_there_is_an_error_with_a_hint(database: str) -> None:
     empty = kwb(database, "search", "--json")
     assert (empty.returncode, empty.stdout) == (1, "")
-    assert "kwb serve" in json.loads(empty.stderr)["error"]["hint"]
+    assert "kwb migrate" in json.loads(empty.stderr)["error"]["hint"]
     unreached = kwb("postgresql://kwb:canary@127.0.0.1:1/kwb", "search")
     assert unreached.returncode == 1
     assert "DATABASE_URL" in unreached.stderr

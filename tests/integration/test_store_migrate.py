@@ -14,7 +14,7 @@ from events_data import store_settings, with_store
 
 from kafka_webhook_bridge.errors import StoreError
 from kafka_webhook_bridge.store import Store, migrate
-from kafka_webhook_bridge.store.migrate import migrations
+from kafka_webhook_bridge.store.migrate import SchemaOld, check, migrations
 
 TOOL = Path(__file__).parents[2] / "tools" / "schema.py"
 migrate_module = importlib.import_module("kafka_webhook_bridge.store.migrate")
@@ -69,6 +69,32 @@ def test_of_several_at_once_one_migrates(database: str) -> None:
         assert sorted(m.version for done in applied for m in done) == [m.version for m in migrations()]
 
     asyncio.run(run())
+
+
+@with_store
+async def test_check_takes_the_same_version_and_later_ones_and_changes_nothing(store: Store, database: str) -> None:
+    newest = migrations()[-1].version
+    assert await check(store) == newest
+    await execute(database, "INSERT INTO kwb_migrations VALUES ($1, 'later', 'x', now())", newest + 1)
+    assert await check(store) == newest + 1
+    with pytest.raises(StoreError, match="this bridge knows version"):
+        await migrate(store)
+    await execute(database, "DELETE FROM kwb_migrations WHERE version >= $1", newest)
+    with pytest.raises(SchemaOld, match=rf"at version {newest - 1}, this bridge needs version {newest}"):
+        await check(store)
+    await execute(database, "UPDATE kwb_migrations SET sha256 = 'another' WHERE version = 1")
+    with pytest.raises(StoreError, match="another file"):
+        await check(store)
+
+
+def test_check_of_an_empty_database_makes_nothing(database: str) -> None:
+    async def run() -> set[str]:
+        async with Store(store_settings(database)) as store:
+            with pytest.raises(SchemaOld, match="is empty, this bridge needs"):
+                await check(store)
+            return await tables(store)
+
+    assert asyncio.run(run()) == set()
 
 
 @with_store

@@ -109,7 +109,7 @@ def test_version_and_no_arguments() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words", "hint"),
     [
-        (["sevre"], "Did you mean 'serve'?", "See `kwb --help`."),
+        (["sevre"], "Did you mean 'serve'", "See `kwb --help`."),
         (["config", "chek"], "check", "See `kwb config --help`."),
         (["topics", "--jsn"], "--json", "See `kwb topics --help`."),
         (["send"], "SOURCE", "See `kwb send --help`."),

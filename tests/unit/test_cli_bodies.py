@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kafka_webhook_bridge.cli import bodies
-from kafka_webhook_bridge.cli.times import iso, moment, short
 from kafka_webhook_bridge.errors import UsageError
+from kafka_webhook_bridge.times import iso, moment, short
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

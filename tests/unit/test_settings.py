@@ -82,6 +82,7 @@ def test_every_room_and_name_is_said_once() -> None:
     assert inherited == {
         "KWB_CONFIG", "WEBHOOK_USERNAME", "WEBHOOK_PASSWORD", "ENVIRONMENT", "DOMAIN_NAME", "DATABASE_URL",
         "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_USERNAME", "KAFKA_PASSWORD", "KAFKA_EXTERNAL_PORT",
+        "CONSOLE_USERNAME", "CONSOLE_PASSWORD",
     }  # fmt: skip
 
 
@@ -89,7 +90,8 @@ def test_the_defaults_have_no_password_and_no_problem() -> None:
     settings, origin = load_settings_with_origin({})
     assert set(origin.values()) == {"default"}
     assert [row.env for row in rows() if row.secret and value(settings, row) is not None] == []
-    assert {row.env for row in rows() if row.secret} == {"WEBHOOK_PASSWORD", "KAFKA_PASSWORD", "DATABASE_URL"}
+    secret = {row.env for row in rows() if row.secret}
+    assert secret == {"WEBHOOK_PASSWORD", "KAFKA_PASSWORD", "CONSOLE_PASSWORD", "DATABASE_URL"}
 
 
 @pytest.mark.parametrize("row", NUMBERS, ids=lambda row: row.env)
@@ -226,7 +228,7 @@ def test_no_secret_in_any_text_of_the_settings() -> None:
 def test_no_secret_in_a_problem() -> None:
     bad = "\udcff" + CANARY
     _, _, found = check_settings({row.env: bad for row in rows() if row.secret})
-    assert len(found) == 3
+    assert len(found) == 4
     assert CANARY not in repr(found)
 
 

@@ -21,21 +21,25 @@ import uvloop
 
 from kafka_webhook_bridge.app.control import Channel
 from kafka_webhook_bridge.archive.archiver import Archiver
+from kafka_webhook_bridge.archive.expiry import Expiry
 from kafka_webhook_bridge.archive.reconcile import Reconciler
 from kafka_webhook_bridge.archive.relay import Relay
 from kafka_webhook_bridge.archive.retention import Retention
 from kafka_webhook_bridge.errors import ConfigError, KwbError, StoreError
 from kafka_webhook_bridge.ingest.server import IngestServer
 from kafka_webhook_bridge.kafka import login
+from kafka_webhook_bridge.kafka.certificate import CertificateWatch
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.observability.background import Background
 from kafka_webhook_bridge.settings import Settings, harness_fd, load_settings
 from kafka_webhook_bridge.sources.config import load_sources
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.store import Store, migrate
+from kafka_webhook_bridge.store.migrate import SchemaOld, check, migrations
 
 _STATUS_S = 0.5
 _PING_S = 1.0
+_TABLES_PAUSE_S = 0.1  # the worker makes them this moment, as a rule
 _FIRST_WORD_S = 1.0
 _PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -55,9 +59,14 @@ def make_clock() -> Callable[[], float]:
 
 
 class Database:
-    """Migrates the database as soon as it can be reached, watches it, and says why it cannot be used."""
+    """Waits for the database and its tables, watches it, and says why it cannot be used.
 
-    def __init__(self, settings: Settings) -> None:
+    A worker `migrates`. An ingest process never does, so that many of them, and those of the release before, start and
+    serve while one process changes the tables (deploy-rules.md 27).
+    """
+
+    def __init__(self, settings: Settings, *, migrates: bool) -> None:
+        self._migrates = migrates
         self.store = Store(settings.store) if settings.store.url is not None else None
         self.migrated = asyncio.Event()
         self._asked = asyncio.Event()  # once, with whatever result
@@ -76,22 +85,34 @@ class Database:
     async def watch(self) -> None:
         """Ask once a second; the reason is what health tells."""
         while self.store is not None:
+            pause_s = _PING_S
             try:
                 if self.migrated.is_set():
                     await self.store.ping()
                 else:
-                    await migrate(self.store)
+                    await self._get_tables(self.store)
                     self.migrated.set()
                 if self._told:
                     self._log.info("PostgreSQL is there again")
                 self._reason, self._told = None, ""
+            except SchemaOld as error:
+                self._reason, pause_s = error.message, _TABLES_PAUSE_S
+                if error.message != self._told:
+                    self._told = error.message
+                    self._log.warning("waiting for the tables", reason=error.message)
             except StoreError as error:
                 self._reason = error.message
                 if error.message != self._told:  # once a second it would tell nothing new
                     self._told = error.message
                     self._log.error("PostgreSQL cannot be used", error=error.message, hint=error.hint)
             self._asked.set()
-            await asyncio.sleep(_PING_S)
+            await asyncio.sleep(pause_s)
+
+    async def _get_tables(self, store: Store) -> None:
+        if self._migrates:
+            await migrate(store)
+        elif (version := await check(store)) > (known := migrations()[-1].version):
+            self._log.info("the database is of a later version", version=version, known=known)
 
     async def first_word(self) -> None:
         """Wait until there is a connection or a reason why not, but not long.
@@ -157,7 +178,7 @@ def _reload(before: Settings, store: Store | None, use: Callable[[SourceTable], 
 async def _ingest(settings: Settings, control: socket.socket, listener: socket.socket) -> int:
     channel = await Channel.over(control)
     background = Background("ingest")
-    database = Database(settings)
+    database = Database(settings, migrates=False)
     await database.open()
     server = IngestServer(
         settings, load_sources(settings), listener, database.store, database.reason, database.migrated, make_clock(),
@@ -179,7 +200,7 @@ async def _ingest(settings: Settings, control: socket.socket, listener: socket.s
 async def _worker(settings: Settings, control: socket.socket) -> int:
     channel = await Channel.over(control)
     background = Background("worker")
-    database = Database(settings)
+    database = Database(settings, migrates=True)
     await database.open()
     if database.store is not None:
         background.start(database.watch(), "database")
@@ -187,14 +208,18 @@ async def _worker(settings: Settings, control: socket.socket) -> int:
     stop = asyncio.Event()
     rooms: list[asyncio.Task[None]] = []
     sources = load_sources(settings)
+    certificate = CertificateWatch(settings)
+    if certificate.addresses:
+        rooms.append(background.start(certificate.run(stop), "certificate"))
     if store is not None:
         archiver = Archiver(settings, store, sources, database.migrated)
         retention = Retention(settings, store, database.migrated)
         relay = Relay(settings, store, sources, background.fault_in_thread, database.migrated)
         reconciler = Reconciler(settings, store, database.migrated, body_bytes_max=sources.body_bytes_max)
+        expiry = Expiry(settings, store, database.migrated)
         for name, work in (
             ("archiver", archiver.run), ("retention", retention.run), ("relay", relay.run),
-            ("reconciler", reconciler.run),
+            ("reconciler", reconciler.run), ("expiry", expiry.run),
         ):  # fmt: skip
             rooms.append(background.start(work(stop), name))
 

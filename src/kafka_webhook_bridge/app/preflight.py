@@ -18,7 +18,7 @@ from kafka_webhook_bridge.settings import IngestSettings, Settings
 from kafka_webhook_bridge.sources.config import check_configuration
 from kafka_webhook_bridge.sources.table import SourceTable
 
-Role = Literal["all", "ingest", "worker"]
+Role = Literal["all", "ingest", "worker", "console"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Configuration:
 
 def load(role: Role = "all", environ: Mapping[str, str] | None = None, **overrides: Any) -> Configuration:
     """The configuration of a bridge of that role. Raises ConfigError with every problem at once."""
-    settings, origin, sources, problems = check_configuration(environ, **overrides)
+    settings, origin, sources, problems = check_configuration(environ, receives=role != "console", **overrides)
     told = {problem.where for problem in problems}
     problems += [problem for problem in _needs(settings, role) if problem.where not in told]
     if problems or sources is None:
@@ -48,6 +48,13 @@ def _needs(settings: Settings, role: Role) -> list[Problem]:
         found += error.problems
     if role == "worker" and settings.store.url is None:
         found.append(Problem("DATABASE_URL", "is not set, and a worker has nothing to do without PostgreSQL"))
+    if role == "console":
+        if settings.store.url is None:
+            found.append(Problem("DATABASE_URL", "is not set, and a console has nothing to show without PostgreSQL"))
+        if not settings.console.username:
+            found.append(Problem("CONSOLE_USERNAME", "is not set; the console has no default login"))
+        if settings.console.password is None:
+            found.append(Problem("CONSOLE_PASSWORD", "is not set; the console has no default login"))
     return found + _tls_problems(settings.ingest)
 
 

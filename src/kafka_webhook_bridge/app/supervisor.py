@@ -8,17 +8,26 @@ import socket
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kafka_webhook_bridge.app.control import Channel
-from kafka_webhook_bridge.app.preflight import Role
+from kafka_webhook_bridge.app.preflight import Role, load
 from kafka_webhook_bridge.console.management import Management
 from kafka_webhook_bridge.errors import ConfigError, UsageError
 from kafka_webhook_bridge.ingest.door import BACKLOG
+from kafka_webhook_bridge.ingest.limits import TrustedProxies
+from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.observability.background import pause
 from kafka_webhook_bridge.settings import IngestSettings, Settings, child_environment, load_settings
 from kafka_webhook_bridge.sources.config import load_sources
+from kafka_webhook_bridge.store import Store
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from kafka_webhook_bridge.console.login import Door
+    from kafka_webhook_bridge.console.site import Site
 
 ChildRole = Literal["ingest", "worker"]
 
@@ -94,7 +103,23 @@ class Supervisor:
                 self._children.append(Child("ingest", slot, metrics.Segment.create(), sock))
         if role in ("all", "worker"):
             self._children.append(Child("worker", 0, metrics.Segment.create()))
-        self._management = Management(settings.management, self._metrics, self._health)
+        self._site: Site | None = None
+        self._store: Store | None = None
+        self._door: Door | None = None
+        if role != "console":
+            self._management = Management(settings.management, self._metrics, self._health)
+            return
+        from kafka_webhook_bridge.console.login import Door
+        from kafka_webhook_bridge.console.site import Site
+
+        def guard(app: ASGIApp) -> ASGIApp:
+            self._door = Door(app, settings.console, proxies)
+            return self._door
+
+        self._store = Store(settings.store)
+        self._site = Site(settings, self._store)
+        proxies = TrustedProxies(load_sources(settings, receives=False).trusted_proxies)
+        self._management = Management(settings.management, self._metrics, self._health, self._site.routes(), guard)
 
     async def run(self) -> int:
         """Exit status: 0 after a drain, 1 when a child did not stop in time or a task of its own ended."""
@@ -102,6 +127,10 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+        own: list[asyncio.Task[None]] = []
+        if self._site is not None and self._store is not None:
+            await self._store.open()
+            own.append(asyncio.create_task(self._site.look.run(), name="look"))
         port = await self._management.start()
         listeners = [child.listener for child in self._children if child.listener is not None]
         ingest = listeners[0].getsockname()[:2] if listeners else None
@@ -112,12 +141,16 @@ class Supervisor:
             children=[child.name for child in self._children],
         )
         keepers = {child.name: asyncio.create_task(self._keep(child), name=child.name) for child in self._children}
-        well = await self._until_told([*keepers.values(), self._management.serving])
+        well = await self._until_told([*keepers.values(), *own, self._management.serving])
         self._log.info("draining")
         # First the ingest processes, so that what they accept last is still archived.
         clean = await self._stop([c for c in self._children if c.role == "ingest"], keepers)
         clean &= await self._stop([c for c in self._children if c.role == "worker"], keepers)
         await self._management.stop()
+        for task in own:
+            task.cancel()
+        if self._store is not None:
+            await self._store.close()
         self._log.info("stopped", clean=clean)
         return 0 if clean and well else 1
 
@@ -227,6 +260,9 @@ class Supervisor:
 
     def _reload(self) -> None:
         try:
+            if self._door is not None:
+                self._reload_console(self._door)
+                return
             sources = load_sources(load_settings())
         except ConfigError as error:
             self._log.error("configuration not reloaded; the old one stays", problems=[str(p) for p in error.problems])
@@ -236,6 +272,15 @@ class Supervisor:
                 child.process.send_signal(signal.SIGHUP)
         self._log.info("configuration passed on", hash=sources.hash)
 
+    def _reload_console(self, door: Door) -> None:
+        """Its own login, whom it believes about addresses, and the passwords at Kafka and PostgreSQL."""
+        found = load("console")
+        door.use(found.settings.console, TrustedProxies(found.sources.trusted_proxies))
+        login.change(found.settings.kafka, self._settings.kafka)
+        if self._store is not None and found.settings.store.url is not None:
+            self._store.log_in(found.settings.store.url)
+        self._log.info("configuration reloaded")
+
     def _metrics(self) -> bytes:
         segments = [metrics.registry().segment, *(child.segment for child in self._children)]
         pids = {c.name: c.process.pid for c in self._children if c.process is not None and c.process.poll() is None}
@@ -243,6 +288,8 @@ class Supervisor:
 
     def _health(self) -> tuple[int, dict[str, Any]]:
         parts = [part for child in self._children for part in child.parts]
+        if self._site is not None:
+            parts = self._site.look.parts
         if not parts:
             parts = [health.Part("bridge", "unavailable", "starting", durable=True)]
         if not any(child.role == "ingest" for child in self._children):

@@ -24,6 +24,7 @@ from kafka_webhook_bridge.errors import KwbError
 GROUPS: dict[str, tuple[str, str]] = {
     "up": ("up", "Start Kafka, PostgreSQL and the bridge on this machine."),
     "serve": ("serve", "Run the bridge against servers that exist."),
+    "migrate": ("migrate", "Bring PostgreSQL's tables up to date."),
     "config": ("config", "Check and show the configuration."),
     "sources": ("sources", "List and show the configured senders."),
     "send": ("send", "Send test webhooks and report latency and receipts."),
@@ -34,6 +35,8 @@ GROUPS: dict[str, tuple[str, str]] = {
     "rebuild": ("rebuild", "Make a lost topic anew out of the archive."),
     "audit": ("audit", "Reconcile receipts, Kafka and PostgreSQL."),
     "topics": ("topics", "List and describe topics."),
+    "tls": ("tls", "Make and show the certificates of the local stack."),
+    "users": ("users", "Users for outside consumers: make, list, rotate, delete."),
     "doctor": ("doctor", "Check every dependency, permission and limit."),
 }
 

@@ -15,8 +15,8 @@ from kafka_webhook_bridge.cli.beat import Beat
 from kafka_webhook_bridge.cli.fates import ANSWERS, FATES, VERDICTS
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
 from kafka_webhook_bridge.cli.resending import events
-from kafka_webhook_bridge.cli.times import iso, moment
 from kafka_webhook_bridge.errors import UsageError
+from kafka_webhook_bridge.times import iso, moment
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.archive.audit import Asked, Result

@@ -20,6 +20,7 @@ from typing import Literal
 
 from kafka_webhook_bridge.cli.resending import events
 from kafka_webhook_bridge.errors import ConfigError, KafkaError, KwbError, StoreError
+from kafka_webhook_bridge.kafka import door
 from kafka_webhook_bridge.kafka.admin import Admin, Cluster, TopicInfo
 from kafka_webhook_bridge.kafka.config import (
     body_bytes_limit,
@@ -29,8 +30,9 @@ from kafka_webhook_bridge.kafka.config import (
     security_protocol,
 )
 from kafka_webhook_bridge.kafka.trial import try_write
+from kafka_webhook_bridge.observability.certificate import NEAR_DAYS
 from kafka_webhook_bridge.observability.durability import CLOCK_WARN_MS, clock_words, weakest
-from kafka_webhook_bridge.settings import Settings
+from kafka_webhook_bridge.settings import Settings, parse_servers
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.store import Store
 from kafka_webhook_bridge.store.facts import NEWEST_MAJOR, Facts, read_facts
@@ -73,8 +75,8 @@ class Doctor:
     def examine(self) -> Iterator[Check]:
         """Every check, in order. A check that breaks is itself a failed check."""
         for look in (
-            self._sources, self._store, self._kafka, self._creation, self._topic_checks, self._trial, self._outbox,
-            self._archive, self._files, self._disk, self._ports,
+            self._sources, self._store, self._kafka, self._creation, self._topic_checks, self._trial, self._outside,
+            self._outbox, self._archive, self._files, self._disk, self._ports,
         ):  # fmt: skip
             name = look.__name__.strip("_")
             try:
@@ -139,7 +141,7 @@ class Doctor:
             yield Check("postgresql.schema", "fail", f"version {facts.schema_version}, this is older", todo)
         else:
             found = f"version {facts.schema_version} of {facts.schema_known}"
-            todo = "" if ready else "`kwb serve` makes the tables at its start."
+            todo = "" if ready else "`kwb migrate` makes the tables; so does a worker at its start."
             yield Check("postgresql.schema", "ok", found, todo)
         wanted = self.settings.store.connections_max * 2
         left = facts.connections_max - facts.connections
@@ -264,6 +266,16 @@ class Doctor:
         if trial.clock_ahead_ms is not None:
             yield _clock("kafka.clock", trial.clock_ahead_ms)
 
+    def _outside(self) -> Iterator[Check]:
+        """The door for consumers elsewhere. From inside a network of containers it may not be reachable."""
+        kafka = self.settings.kafka
+        for host, port in parse_servers(self.settings.external_servers):
+            tls = kafka.external_protocol == "SASL_SSL"
+            found = door.look(host, port, tls=tls, ca=kafka.external_ca, timeout_s=KAFKA_TIMEOUT_S)
+            yield _door(found, host, kafka.external_ca)
+            if found.certificate is not None:
+                yield from _door_certificate(found, host, kafka.external_ca)
+
     # ── between the two ───────────────────────────────────────────────────────────────────────────────────────────
 
     def _outbox(self) -> Iterator[Check]:
@@ -332,6 +344,49 @@ async def read_sizes(settings: Settings) -> Mapping[str, Size]:
     """What the outbox holds, by state."""
     async with Store(settings.store) as store:
         return await Outbox(store, settings.relay.statement_timeout_ms).sizes()
+
+
+def _door(found: door.Look, host: str, ca: str) -> Check:
+    """The first step that fails, and what to do about that one."""
+    name, reached = "outside", f"{found.address} is reached"
+    if found.step == "resolve":
+        todo = "Make the DNS record, or a line in /etc/hosts; inside a container the outside's names may not be known."
+        return Check(name, "warn", f"{host} does not resolve from here: {found.reason}", todo)
+    if found.step == "connect":
+        todo = "Is nginx or the load balancer up, and the port open? From inside a container it may not be reachable."
+        return Check(name, "warn", f"{found.address} takes no connection from here: {found.reason}", todo)
+    if found.step == "tls":
+        todo = f"Is {ca or 'the system’s list'} what signed it (KWB_KAFKA_EXTERNAL_CA)? `kwb tls show` compares."
+        if found.certificate is None:
+            todo = "Look at the log of what listens there. Without TLS: KWB_KAFKA_EXTERNAL_PROTOCOL=SASL_PLAINTEXT."
+        return Check(name, "fail", f"{reached}, but consumers refuse it: {found.reason}", todo)
+    if found.step == "kafka":
+        todo = "Is Kafka up, and does nginx or the load balancer pass on to its PROXY listener?"
+        return Check(name, "fail", f"{reached}, but no broker answers behind it: {found.reason}", todo)
+    if found.step == "mechanism":
+        todo = "Pass on to the PROXY listener, and enable SCRAM-SHA-512 there: users of `kwb users` log in by it."
+        return Check(name, "fail", f"{reached}, but {found.reason}", todo)
+    return Check(name, "ok", f"{reached}, and a broker behind it takes {', '.join(found.mechanisms)}")
+
+
+def _door_certificate(found: door.Look, host: str, ca: str) -> Iterator[Check]:
+    certificate = found.certificate
+    assert certificate is not None
+    name, days = "outside.certificate", certificate.days_left()
+    renew = "Renew it: docs/howto/certificates.md."
+    if not certificate.covers(host):
+        names = ", ".join(certificate.names) or "no name"
+        yield Check(name, "fail", f"it is for {names}, not for {host}", renew)
+    trouble = certificate.time_trouble()
+    if trouble or days < NEAR_DAYS[0]:
+        refused = certificate.seconds_left() <= 0 or "before" in trouble
+        found_words = f"{trouble or 'it is to be renewed'}; {days} days left"
+        yield Check(name, "fail" if refused else "warn", found_words, renew)
+    else:
+        yield Check(name, "ok", f"{days} days left, by {certificate.issuer}")
+    if found.step != "tls" and not found.trusted:
+        todo = "Run `kwb doctor` where consumers run, or where that file is."
+        yield Check(name, "warn", f"not checked against its authority: {ca} is not here", todo)
 
 
 _TOLD = {"message.timestamp.type", "retention.ms", "min.insync.replicas"}

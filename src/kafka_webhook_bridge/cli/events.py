@@ -14,8 +14,8 @@ import typer
 
 from kafka_webhook_bridge.cli import bodies
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output, safe
-from kafka_webhook_bridge.cli.times import iso, moment, short
 from kafka_webhook_bridge.errors import UsageError
+from kafka_webhook_bridge.times import iso, moment, short
 
 if TYPE_CHECKING:
     import uuid

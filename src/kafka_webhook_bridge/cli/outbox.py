@@ -9,8 +9,8 @@ import typer
 from kafka_webhook_bridge.cli.events import aligned, cell
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
 from kafka_webhook_bridge.cli.resending import events, size
-from kafka_webhook_bridge.cli.times import iso, short
 from kafka_webhook_bridge.errors import UsageError
+from kafka_webhook_bridge.times import iso, short
 
 if TYPE_CHECKING:
     import uuid

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from kafka_webhook_bridge.cli.times import iso
 from kafka_webhook_bridge.errors import ConfigError, KwbError
+from kafka_webhook_bridge.times import iso
 
 if TYPE_CHECKING:
     import rich.console

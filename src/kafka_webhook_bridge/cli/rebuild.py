@@ -9,7 +9,7 @@ import typer
 
 from kafka_webhook_bridge.cli.output import Json, Output
 from kafka_webhook_bridge.cli.resending import events, left_out, run, size, work
-from kafka_webhook_bridge.cli.times import iso, moment
+from kafka_webhook_bridge.times import iso, moment
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.settings import Settings

@@ -14,8 +14,8 @@ import typer
 from kafka_webhook_bridge.cli.events import aligned, cell, document, event_id_of
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
 from kafka_webhook_bridge.cli.resending import events, left_out, run, size, work
-from kafka_webhook_bridge.cli.times import iso, moment, short
 from kafka_webhook_bridge.errors import ConfigError, KafkaError, ReplayError, UsageError
+from kafka_webhook_bridge.times import iso, moment, short
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.settings import Settings

@@ -12,7 +12,9 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    role: Annotated[Literal["all", "ingest", "worker"], typer.Option(help="What runs in this bridge.")] = "all",
+    role: Annotated[
+        Literal["all", "ingest", "worker", "console"], typer.Option(help="What runs in this bridge.")
+    ] = "all",
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Processes that answer webhooks.")] = None,
     host: Annotated[str | None, typer.Option(help="Address of the ingest port.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Ingest port; 0 takes a free one.")] = None,

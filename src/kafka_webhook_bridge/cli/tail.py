@@ -12,8 +12,8 @@ import typer
 
 from kafka_webhook_bridge.cli.bodies import for_json, preview
 from kafka_webhook_bridge.cli.output import Json, Output, safe
-from kafka_webhook_bridge.cli.times import iso, moment
 from kafka_webhook_bridge.errors import ConfigError, KafkaError, UsageError
+from kafka_webhook_bridge.times import iso, moment
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.kafka.admin import Admin

@@ -231,6 +231,9 @@ class Up:
             "CONSUMER_BOOTSTRAP_SERVERS": stack.kafka.proxy_bootstrap,
             "CONSUMER_USERNAME": CONSUMER,
             "CONSUMER_PASSWORD": credentials[CONSUMER],
+            # For the snippets of `kwb users`; there is no proxy with TLS here.
+            "KWB_KAFKA_EXTERNAL_SERVERS": stack.kafka.proxy_bootstrap,
+            "KWB_KAFKA_EXTERNAL_PROTOCOL": "SASL_PLAINTEXT",
         }
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in own.items()]
         lines.append(f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"  # kwb\n')

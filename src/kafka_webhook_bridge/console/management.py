@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from kafka_webhook_bridge.errors import ConfigError, Problem
 from kafka_webhook_bridge.observability.metrics import CONTENT_TYPE
@@ -30,7 +31,7 @@ _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 class Management:
     """Serves `collect()` (Prometheus text) and `health()` (HTTP status and JSON of /health/ready).
 
-    Both are called on the loop and must be quick. `routes` are served beside them.
+    Both are called on the loop and must be quick. `routes` are served beside them, `guard` stands before all.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Management:
         collect: Callable[[], bytes],
         health: Callable[[], tuple[int, dict[str, Any]]],
         routes: Sequence[BaseRoute] = (),
+        guard: Callable[[ASGIApp], ASGIApp] = lambda app: app,
     ) -> None:
         self._settings = settings
         self._collect = collect
@@ -56,13 +58,14 @@ class Management:
         )
         self._server = _Server(
             uvicorn.Config(
-                app,
+                guard(app),
                 http="httptools",
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # whose word about addresses is believed is for `guard` to say
                 limit_concurrency=_CONNECTIONS_MAX,
                 timeout_graceful_shutdown=STOP_TIMEOUT_S,
             )

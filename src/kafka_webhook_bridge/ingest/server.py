@@ -146,6 +146,10 @@ class IngestServer:
         if self._topics.blocked:
             names = ", ".join(sorted(self._topics.blocked)[:5])
             parts.append(health.Part("topics", "degraded", f"missing in Kafka: {names}"))
+        if self._topics.waiting:
+            names = ", ".join(sorted(self._topics.waiting)[:5])
+            why = next(iter(self._topics.waiting.values()))
+            parts.append(health.Part("topics", "degraded", f"cannot be made without PostgreSQL: {names}. {why}"))
         if self._door is not None:
             parts += self._door.parts()
         return parts + self._truth.parts()

@@ -43,13 +43,14 @@ _REQUEST_OVERHEAD_BYTES = 4096  # of a produce request with one record
 class Topics:
     """Keeps the topics that are ready, with the largest record in bytes that each takes. Belongs to one loop.
 
-    `ready` is all that the hot path looks at; `away` tells that Kafka did not answer the last question. `store` is None
-    where there is no PostgreSQL.
+    `ready` is all that the hot path looks at; `away` tells that Kafka did not answer the last question. `waiting` are
+    topics of configured sources that cannot be made without PostgreSQL, and why. `store` is None where there is none.
     """
 
     def __init__(self, admin: Admin, store: Store | None, record_bytes_max: int, sources: SourceTable) -> None:
         self.ready: dict[str, int] = {}
         self.blocked: dict[str, str] = {}
+        self.waiting: dict[str, str] = {}
         self._admin = admin
         self._store = store
         self.away = False
@@ -60,6 +61,7 @@ class Topics:
         self._tasks: dict[str, asyncio.Task[Refusal | None]] = {}
         self._refused: dict[str, tuple[float, Refusal]] = {}
         self._one_at_a_time = asyncio.Lock()
+        self._told = ""
         self._log = logs.get_logger("ingest")
 
     def use(self, sources: SourceTable) -> None:
@@ -106,7 +108,9 @@ class Topics:
                 refusal = await self._find_or_make(source)
         except (KafkaError, StoreError) as error:
             self.away = isinstance(error, KafkaError)
-            self._log.warning("topic not checked", topic=topic, error=error.message)
+            if not self.away and not source.open:
+                self.waiting[topic] = "; ".join(filter(None, (error.message, error.hint)))
+            self._warn("topic not checked", error, topic=topic)
             return errors.NOT_DURABLE
         except Exception:
             self._log.exception("fault while a topic was checked", topic=topic)
@@ -166,6 +170,7 @@ class Topics:
         self.ready[info.name] = min(self.record_bytes_max, info.record_bytes_max or self.record_bytes_max)
         self.away = False
         self._refused.pop(info.name, None)
+        self.waiting.pop(info.name, None)
         if made_by == "open_rule":
             self._own.add(info.name)
         if self.blocked.pop(info.name, None) is not None:
@@ -181,9 +186,16 @@ class Topics:
             if self._unrecorded.get(name) == (topic_id, made_by):
                 del self._unrecorded[name]
 
+    def _warn(self, event: str, error: KafkaError | StoreError, **fields: str) -> None:
+        """Asked again every second, so the same answer is told once."""
+        if error.message != self._told:
+            self._told = error.message
+            self._log.warning(event, error=error.message, hint=error.hint, **fields)
+
     def block(self, topic: str) -> Refusal:
         """Kafka says that the topic is gone. What its sources are answered."""
         self.ready.pop(topic, None)
+        self.waiting.pop(topic, None)
         if topic not in self.blocked:
             self.blocked[topic] = "UNKNOWN_TOPIC"
             self._log.error("topic is gone; create it anew or choose another", topic=topic, reason="UNKNOWN_TOPIC")
@@ -195,6 +207,7 @@ class Topics:
         while True:
             await self._remember()
             missing = {s.topic: s for s in self._sources.all() if s.topic not in self.ready}
+            self.waiting = {topic: why for topic, why in self.waiting.items() if topic in missing}
             for source in missing.values():
                 await self._ensure(source)
                 if self.away:
@@ -206,8 +219,9 @@ class Topics:
             try:
                 await self._look_again(again)
                 await self._record()
+                self._told = "" if not self.away and not self.waiting else self._told
             except (KafkaError, StoreError) as error:
-                self._log.warning("topics not checked", error=error.message)
+                self._warn("topics not checked", error)
             await asyncio.sleep(_RETRY_S if missing.keys() - self.ready.keys() - self.blocked.keys() else _RECHECK_S)
 
     async def _remember(self) -> None:

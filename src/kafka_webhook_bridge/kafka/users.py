@@ -1,29 +1,268 @@
-"""Users for outside consumers: SCRAM-SHA-512 credentials and what they may read."""
+"""Users for outside consumers: SCRAM-SHA-512 credentials, what they may read, and how much.
+
+    create   quota ──▶ rights ──▶ credential: nobody can log in before everything bounds it
+    delete   rights ──▶ quota ──▶ credential: who is still connected reads nothing more
+
+Kafka alone knows the users; the database knows when some of them end (store/users.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import contextlib
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
 import confluent_kafka as ck
 import confluent_kafka.admin
 
+from kafka_webhook_bridge.errors import KafkaError, UsageError
+from kafka_webhook_bridge.kafka import login
+from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import client_config
-from kafka_webhook_bridge.kafka.errors import translate
+from kafka_webhook_bridge.kafka.errors import code_of, translate
+from kafka_webhook_bridge.kafka.quotas import Quotas
+from kafka_webhook_bridge.kafka.second import Second
 from kafka_webhook_bridge.settings import KafkaSettings
 
 ck_admin: Any = confluent_kafka.admin  # it does not export its names to type checkers
 
 ALL = "*"
-_CALL_TIMEOUT_S = 10.0
+CALL_TIMEOUT_S = 10.0
 _ITERATIONS = 8192
+_VISIBLE_TIMEOUT_S = 10.0  # until the broker that is asked knows of a change
+_NAME = re.compile(r"[a-z][a-z0-9._-]{0,62}")
+_RESOURCE = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_INTERNAL = "__"  # Kafka's own topics: everybody's positions, open transactions
+_SUPER_USERS = frozenset({"bridge", "anonymous"})  # of every broker that the bridge brings
+_PRINCIPAL = "User:"
+
+_RIGHTS = "Grant the bridge's user Alter and Describe on the cluster."
+_NO_USERS = "Make the user with the provider's own tools; docs/howto/outside-consumers.md says which rights it needs."
+_HINTS: Mapping[int, str] = {
+    ck.KafkaError.CLUSTER_AUTHORIZATION_FAILED: _RIGHTS,
+    ck.KafkaError.SECURITY_DISABLED: "The cluster has no authorizer, so everybody may do everything: set one up first.",
+    ck.KafkaError.UNSUPPORTED_SASL_MECHANISM: _NO_USERS,
+    ck.KafkaError.UNSUPPORTED_VERSION: _NO_USERS,
+    ck.KafkaError._UNSUPPORTED_FEATURE: _NO_USERS,
+    ck.KafkaError.POLICY_VIOLATION: _NO_USERS,
+}
+
+_HINTS_BY_NAME: Mapping[str, str] = {
+    "CLUSTER_AUTHORIZATION_FAILED": _RIGHTS,
+    "SECURITY_DISABLED": _HINTS[ck.KafkaError.SECURITY_DISABLED],
+    "UNSUPPORTED_VERSION": _NO_USERS,
+}
+_ANY = 1  # in a filter of rights
+_NOT_FOUND = 91  # RESOURCE_NOT_FOUND
+
+
+class _Rule(NamedTuple):
+    """One rule, in Kafka's words: TOPIC, its name, PREFIXED, READ, ALLOW."""
+
+    kind: str
+    name: str
+    pattern: str
+    operation: str
+    permission: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a user may read. `shop.*` is every name that begins with `shop.`, `*` every one.
+
+    `others` are rights that `create` does not give, in words.
+    """
+
+    topics: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A user as the cluster shows it. `limits` as in `Quotas.all`."""
+
+    name: str
+    rights: Rights
+    limits: Mapping[str, float]
+
+
+def check_name(name: str, super_users: Collection[str] = ()) -> None:
+    """Raises UsageError where no outside user may have this name."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no name for a user.",
+            hint="A small letter, then small letters, digits, `.`, `_` or `-`; at most 63 characters.",
+        )
+    if name in _SUPER_USERS or name in {other.casefold() for other in super_users}:
+        raise UsageError(f"{name} may do everything in this cluster, so it is no outside user.")
+
+
+def check_topic(pattern: str) -> None:
+    """Raises UsageError for what is neither a topic's name, nor the beginning of names and `*`, nor `*`."""
+    beginning = pattern.removesuffix(ALL)
+    if pattern != ALL and not _RESOURCE.fullmatch(beginning):
+        raise UsageError(
+            f"--topics {pattern!r} is not a topic.",
+            hint="A name, the beginning of names and a star as in 'shop.*', or '*' for all.",
+        )
+    if beginning.startswith(_INTERNAL) or (
+        pattern.endswith(ALL) and pattern != ALL and _INTERNAL.startswith(beginning)
+    ):
+        raise UsageError(f"--topics {pattern}: topics that begin with __ are Kafka's own, and not for outsiders.")
+
+
+def check_group_prefix(prefix: str) -> None:
+    """Raises UsageError for an empty prefix, which would be every group, and for what is not one."""
+    if not _RESOURCE.fullmatch(prefix):
+        raise UsageError(
+            f"--group-prefix {prefix!r} is not the beginning of names of consumer groups.",
+            hint="Letters, digits, `.`, `_` and `-`, most often the user's name.",
+        )
+
+
+def matches(patterns: Iterable[str], name: str) -> bool:
+    """Whether one of the patterns of `Rights` means `name`."""
+    return any(name.startswith(p[:-1]) if p.endswith(ALL) else name == p for p in patterns)
 
 
 class Users:
-    """Blocking calls with a time limit, safe in any thread. Raises KafkaError."""
+    """Blocking calls with a time limit, safe in any thread. Raises KafkaError, and ConfigError at once."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._client = ck_admin.AdminClient(client_config(settings, **{"client.id": "kwb-users"}))
+    def __init__(self, settings: KafkaSettings, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._last_error: ck.KafkaError | None = None
+        self._client = ck_admin.AdminClient(
+            client_config(settings, **{"client.id": "kwb-users", "error_cb": self._errored})
+        )
+        self._second = Second(settings, timeout_s=timeout_s, hints=_HINTS_BY_NAME)
+        login.follow(self, settings)
+
+    def log_in(self, username: str, password: str) -> None:
+        """Use another password from the next connection on."""
+        self._last_error = None
+        self._client.set_sasl_credentials(username, password)
+
+    def _errored(self, error: ck.KafkaError) -> None:
+        if self._last_error is None or error.code() != ck.KafkaError._ALL_BROKERS_DOWN:  # its cause says more
+            self._last_error = error
+
+    # ── what there is ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def names(self) -> set[str]:
+        """Users with a credential of this cluster, super users among them."""
+        return set(self._credentials())
+
+    def all(self) -> list[User]:
+        """The same without super users and the bridge's own, in order of their names."""
+        names = self.names() - self.super_users()
+        rights, limits = self._rights(), self._limits()
+        return [User(name, rights.get(name, Rights()), limits.get(name, {})) for name in sorted(names)]
+
+    def find(self, name: str) -> User | None:
+        """None where there is no credential, no right and no limit of that name."""
+        rights, limits = self._rights().get(name), self._limits().get(name)
+        if rights is None and limits is None and name not in self._credentials(name):
+            return None
+        return User(name, rights or Rights(), limits or {})
+
+    def super_users(self) -> set[str]:
+        """Names that no outside user may have: of `super.users`, where it may be read, and the bridge's own."""
+        found = {self._settings.username} if self._settings.username else set()
+        for broker in Admin(self._settings, timeout_s=self._timeout_s).brokers():
+            for principal in (broker.settings or {}).get("super.users", "").split(";"):
+                if principal.strip().startswith(_PRINCIPAL):
+                    found.add(principal.strip().removeprefix(_PRINCIPAL))
+        return found
+
+    def _credentials(self, name: str | None = None) -> dict[str, list[int]]:
+        """User → numbers of the mechanisms that it has a password for; `name` alone, or everybody.
+
+        Kafka 4.3 never answers the question for everybody when it refuses it, so a name is asked for first.
+        """
+        doing = "listing the users"
+        for users in [[(name or self._settings.username or "bridge",)], *([None] if name is None else [])]:
+            answer = self._second.ask(doing, partial(_describe_users, users))
+            self._second.check(doing, [answer])
+        there = [user for user in answer.results if user.error_code != _NOT_FOUND]
+        self._second.check(doing, there)
+        return {user.user: [info.mechanism for info in user.credential_infos] for user in there}
+
+    def _rights(self) -> dict[str, Rights]:
+        doing = "reading the rights"
+        answer = self._second.ask(
+            doing,
+            lambda m: m.DescribeAclsRequest(
+                resource_type_filter=_ANY, resource_name_filter=None, pattern_type_filter=_ANY, principal_filter=None,
+                host_filter=None, operation=_ANY, permission_type=_ANY,
+            ),
+        )  # fmt: skip
+        self._second.check(doing, [answer])
+        by_name: dict[str, list[_Rule]] = {}
+        for resource in answer.resources:
+            for rule in resource.acls:
+                if rule.principal.startswith(_PRINCIPAL):
+                    found = _Rule(
+                        _word(ck_admin.ResourceType, resource.resource_type), resource.resource_name,
+                        _word(ck_admin.ResourcePatternType, resource.pattern_type),
+                        _word(ck_admin.AclOperation, rule.operation),
+                        _word(ck_admin.AclPermissionType, rule.permission_type),
+                    )  # fmt: skip
+                    by_name.setdefault(rule.principal.removeprefix(_PRINCIPAL), []).append(found)
+        return {name: _in_words(own) for name, own in by_name.items()}
+
+    def _limits(self) -> dict[str, dict[str, float]]:
+        try:
+            return Quotas(self._settings, timeout_s=self._timeout_s).all()
+        except KafkaError:  # a cluster without quotas has users all the same
+            return {}
+
+    # ── making and ending ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def create(
+        self,
+        name: str,
+        password: str,
+        topics: Iterable[str],
+        group_prefix: str,
+        limits: Mapping[str, float],
+        *,
+        limits_needed: bool,
+    ) -> list[str]:
+        """Make a user that there is not; what was made is undone when a later step fails. Returns warnings.
+
+        It may read and describe `topics` (`check_topic`), in groups that begin with `group_prefix`, nothing else. A
+        cluster that takes no quotas is an error where `limits_needed`, else a warning.
+        """
+        quotas, warnings = Quotas(self._settings, timeout_s=self._timeout_s), []
+        rules = _rules(name, topics, (f"{group_prefix}{ALL}",))
+        left: list[str] = []
+        try:
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._undo, "its quota", lambda: quotas.remove(name), left)
+                try:
+                    quotas.put(name, limits)
+                except KafkaError as error:
+                    if limits_needed:
+                        raise
+                    undo.pop_all()
+                    warnings.append(f"{name} has no quota: {error.message}")
+                undo.callback(self._undo, "its rights", lambda: self._forbid(name), left)
+                self._allow(name, rules)
+                undo.callback(self._undo, "its credential", lambda: self._remove_credential(name), left)
+                self.put(name, password)
+                self._await_known(name)
+                undo.pop_all()
+        except KafkaError as error:
+            if left:
+                error.hint = f"{error.hint} Left behind: {', '.join(left)}; `kwb users delete {name}` ends it.".strip()
+            raise
+        return warnings
 
     def put(self, name: str, password: str) -> None:
         """Make the user, or give it this password."""
@@ -32,24 +271,124 @@ class Users:
             ck_admin.ScramCredentialInfo(ck_admin.ScramMechanism.SCRAM_SHA_512, _ITERATIONS),
             password.encode(),
         )
-        self._wait(f"making the user {name}", self._client.alter_user_scram_credentials([credential]))
+        self._alter(f"making the user {name}", [credential])
 
     def allow_reading(self, name: str, topics: Iterable[str] = (ALL,), groups: Iterable[str] = (ALL,)) -> None:
-        """Let the user read `topics` in the consumer `groups`. Reading implies describing; nothing else is allowed."""
-        wanted = [(ck_admin.ResourceType.TOPIC, topic) for topic in topics]
-        wanted += [(ck_admin.ResourceType.GROUP, group) for group in groups]
-        rules = [
-            ck_admin.AclBinding(
-                kind, resource, ck_admin.ResourcePatternType.LITERAL, f"User:{name}", "*",
-                ck_admin.AclOperation.READ, ck_admin.AclPermissionType.ALLOW,
-            )
-            for kind, resource in wanted
-        ]  # fmt: skip
-        self._wait(f"granting rights to the user {name}", self._client.create_acls(rules))
+        """Let the user read and describe `topics`, in the consumer `groups`: patterns as in `Rights`. Nothing else."""
+        self._allow(name, _rules(name, topics, groups))
 
-    def _wait(self, doing: str, futures: dict[Any, Any]) -> None:
+    def delete(self, name: str) -> list[str] | None:
+        """Remove the user's rights, quota and credential. Returns warnings, None when there was nothing."""
+        warnings: list[str] = []
+        found = self._forbid(name)
         try:
-            for future in futures.values():
-                future.result(_CALL_TIMEOUT_S)
+            found = Quotas(self._settings, timeout_s=self._timeout_s).remove(name) or found
+        except KafkaError as error:
+            warnings.append(f"Whether {name} had a quota is not known: {error.message}")
+        found = self._remove_credential(name) or found
+        if found and not self._settled(lambda: name not in self._rights() and name not in self._credentials(name)):
+            warnings.append(f"Kafka still shows {name} after {_VISIBLE_TIMEOUT_S:.0f} s.")
+        return warnings if found else None
+
+    def _allow(self, name: str, rules: Collection[Any]) -> None:
+        futures = self._client.create_acls(list(rules), request_timeout=self._timeout_s)
+        self._wait(f"granting rights to the user {name}", futures.values())
+
+    def _forbid(self, name: str) -> bool:
+        """Remove every rule that names the user, also those that were not made here; whether there was one."""
+        own = ck_admin.AclBindingFilter(
+            ck_admin.ResourceType.ANY, None, ck_admin.ResourcePatternType.ANY, f"{_PRINCIPAL}{name}", None,
+            ck_admin.AclOperation.ANY, ck_admin.AclPermissionType.ANY,
+        )  # fmt: skip
+        futures = self._client.delete_acls([own], request_timeout=self._timeout_s)
+        return any(self._wait(f"removing the rights of the user {name}", futures.values()))
+
+    def _remove_credential(self, name: str) -> bool:
+        there = self._credentials(name).get(name, [])
+        for mechanism in there:
+            ended = ck_admin.UserScramCredentialDeletion(name, ck_admin.ScramMechanism(mechanism))
+            self._alter(f"removing the user {name}", [ended])
+        return bool(there)
+
+    def _alter(self, doing: str, changes: list[Any]) -> None:
+        futures = self._client.alter_user_scram_credentials(changes, request_timeout=self._timeout_s)
+        self._wait(doing, futures.values())
+
+    def _await_known(self, name: str) -> None:
+        """A client that logs in too early is refused, and some never try again."""
+        if not self._settled(lambda: name in self._credentials(name)):
+            raise KafkaError(f"Kafka made the user {name}, but does not show it after {_VISIBLE_TIMEOUT_S:.0f} s")
+
+    def _settled(self, shown: Callable[[], bool]) -> bool:
+        """Whether the broker that is asked shows a change in time: the controller tells it a moment later."""
+        deadline = time.monotonic() + _VISIBLE_TIMEOUT_S
+        while not shown():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _undo(self, what: str, call: Callable[[], object], left: list[str]) -> None:
+        try:
+            call()
+        except KafkaError:
+            left.append(what)
+
+    def _wait(self, doing: str, futures: Iterable[Any]) -> list[Any]:
+        """All results, by one deadline."""
+        deadline = time.monotonic() + self._timeout_s + 1  # librdkafka's own end is the better answer
+        try:
+            return [future.result(max(0.05, deadline - time.monotonic())) for future in futures]
         except (ck.KafkaException, TimeoutError) as failure:
-            raise translate(doing, failure) from failure
+            error = translate(doing, failure, self._last_error)
+            error.hint = _HINTS.get(code_of(failure) or 0, error.hint)
+            raise error from failure
+
+
+def _rules(name: str, topics: Iterable[str], groups: Iterable[str]) -> list[Any]:
+    """Rules to make. Who may read every topic is kept from Kafka's own: a denial wins."""
+    read, describe, allow = ck_admin.AclOperation.READ, ck_admin.AclOperation.DESCRIBE, ck_admin.AclPermissionType.ALLOW
+    topics = list(topics)
+    wanted = [(ck_admin.ResourceType.TOPIC, pattern, operation) for pattern in topics for operation in (read, describe)]
+    wanted += [(ck_admin.ResourceType.GROUP, pattern, read) for pattern in groups]
+    rules = [_rule(name, kind, pattern, operation, allow) for kind, pattern, operation in wanted]
+    if ALL in topics:
+        own = f"{_INTERNAL}{ALL}"
+        rules.append(
+            _rule(name, ck_admin.ResourceType.TOPIC, own, ck_admin.AclOperation.ALL, ck_admin.AclPermissionType.DENY)
+        )
+    return rules
+
+
+def _rule(name: str, kind: Any, pattern: str, operation: Any, permission: Any) -> Any:
+    prefixed = pattern.endswith(ALL) and pattern != ALL
+    how = ck_admin.ResourcePatternType.PREFIXED if prefixed else ck_admin.ResourcePatternType.LITERAL
+    resource = pattern.removesuffix(ALL) if prefixed else pattern
+    return ck_admin.AclBinding(kind, resource, how, f"{_PRINCIPAL}{name}", "*", operation, permission)
+
+
+def _describe_users(users: list[tuple[str]] | None, messages: Any) -> Any:
+    return messages.DescribeUserScramCredentialsRequest(users=users)
+
+
+def _word(kind: Any, number: int) -> str:
+    """Kafka's word for a number of its protocol; the number itself where the client knows none."""
+    try:
+        return str(kind(number).name)
+    except ValueError:
+        return str(number)
+
+
+def _in_words(rules: Iterable[_Rule]) -> Rights:
+    topics, groups, others = set(), set(), set()
+    for rule in rules:
+        if rule.permission != "ALLOW":
+            continue
+        pattern = rule.name + (ALL if rule.pattern == "PREFIXED" else "")
+        if (rule.kind, rule.operation) == ("TOPIC", "READ"):
+            topics.add(pattern)
+        elif (rule.kind, rule.operation) == ("GROUP", "READ"):
+            groups.add(pattern)
+        elif (rule.kind, rule.operation) != ("TOPIC", "DESCRIBE"):
+            others.add(f"{rule.operation.lower()} on {rule.kind.lower()} {pattern}")
+    return Rights(tuple(sorted(topics)), tuple(sorted(groups)), tuple(sorted(others)))

@@ -69,6 +69,8 @@ CounterName = Literal[
     "kwb_reconcile_events_total",
     "kwb_reconcile_missing_rows_total",
     "kwb_reconcile_missing_records_total",
+    "kwb_users_expired_total",
+    "kwb_users_expiry_failures_total",
     "kwb_log_lines_dropped_total",
 ]
 GaugeName = Literal[
@@ -78,6 +80,7 @@ GaugeName = Literal[
     "kwb_kafka_available",
     "kwb_kafka_connected",
     "kwb_kafka_auth_failed",
+    "kwb_kafka_external_certificate_seconds",
     "kwb_durable",
     "kwb_clock_skew_seconds",
     "kwb_kafka_outstanding_records",
@@ -169,6 +172,9 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_kafka_available": Row("1 while every process reaches the cluster, else 0.", merge="min"),
     "kwb_kafka_connected": Row("0 while a process has lost every connection to the cluster, else 1.", merge="min"),
     "kwb_kafka_auth_failed": Row("1 while the cluster refuses the bridge's login or a right of it.", merge="max"),
+    "kwb_kafka_external_certificate_seconds": Row(
+        "Until the certificate of the outside door expires; below 0 afterwards.", merge="min"
+    ),
     "kwb_durable": Row("1 where what the place acknowledged is known to outlive a power cut.", ("place",), "min"),
     "kwb_clock_skew_seconds": Row("How far the place's clock is from this machine's, either way.", ("place",), "max"),
     "kwb_kafka_outstanding_records": Row("Records handed to Kafka that have no report yet."),
@@ -218,6 +224,8 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_reconcile_missing_rows_total": Row("Records that the archive passed and that have no row.", ("topic",)),
     "kwb_reconcile_missing_records_total": Row("Rows whose record is not where they say.", ("topic",)),
     "kwb_reconcile_behind_ms": Row("How far the comparison of Kafka and PostgreSQL is behind what is settled."),
+    "kwb_users_expired_total": Row("Outside users removed because their time was over."),
+    "kwb_users_expiry_failures_total": Row("Attempts to remove such a user that failed and are made again."),
     "kwb_log_lines_dropped_total": Row("Log lines left out: too many alike, or nobody reads them.", ("reason",)),
 }
 PROCESS_TABLE: Mapping[str, str] = {

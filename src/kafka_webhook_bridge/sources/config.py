@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,43 +33,58 @@ def load_configuration(environ: Mapping[str, str] | None = None, **overrides: An
 
 
 def check_configuration(
-    environ: Mapping[str, str] | None = None, **overrides: Any
+    environ: Mapping[str, str] | None = None, *, receives: bool = True, **overrides: Any
 ) -> tuple[Settings, dict[str, str], SourceTable | None, list[Problem]]:
-    """Settings, where each came from, the sources (None when they are wrong), and the problems of both."""
+    """Settings, where each came from, the sources (None when they are wrong), and the problems of both.
+
+    A process that never `receives`, nor reads what was received, is asked for no source, and gets none.
+    """
     settings, origin, problems = check_settings(environ, **overrides)
-    table, more = _load(settings, environ)
+    table, more = _load(settings, environ, receives)
     told = {problem.where for problem in problems}  # a variable that is wrong is not said to be missing, too
     return settings, origin, table, problems + [problem for problem in more if problem.where not in told]
 
 
-def load_sources(settings: Settings, environ: Mapping[str, str] | None = None) -> SourceTable:
+def load_sources(settings: Settings, environ: Mapping[str, str] | None = None, *, receives: bool = True) -> SourceTable:
     """The sources of bridge.yaml, or the open rule alone. Raises ConfigError with every problem at once."""
-    table, problems = _load(settings, environ)
+    table, problems = _load(settings, environ, receives)
     if table is None:
         raise ConfigError(problems)
     return table
 
 
-def _load(settings: Settings, environ: Mapping[str, str] | None) -> tuple[SourceTable | None, list[Problem]]:
+def _load(
+    settings: Settings, environ: Mapping[str, str] | None, receives: bool
+) -> tuple[SourceTable | None, list[Problem]]:
     try:
         name, text = read_configuration(settings.bridge.config)
     except OSError as error:
         return None, [Problem(settings.bridge.config, f"cannot be read: {error.strerror}")]
     except ValueError as error:
         return None, [Problem(settings.bridge.config, f"is not UTF-8 text: {error}")]
-    document = parse_document(name, text, partial(expand_environment, environ=environ))
-    builder = _Builder(settings, document)
+    expand = partial(expand_environment, environ=environ)
+    document = parse_document(name, text, expand if receives else partial(_as_far_as_set, expand))
+    builder = _Builder(settings, document, receives)
     table = None if document.problems and document.data is None else builder.build()
     document.problems.sort(key=_by_line)
     return (None if document.problems else table), document.problems
 
 
+def _as_far_as_set(expand: Callable[[str], str], text: str) -> str:
+    """The variables of the sources' secrets are not there where nothing is received."""
+    try:
+        return expand(text)
+    except KeyError:
+        return text
+
+
 class _Builder:
     """One pass over one document; every step records its problems and goes on."""
 
-    def __init__(self, settings: Settings, document: Document) -> None:
+    def __init__(self, settings: Settings, document: Document, receives: bool) -> None:
         self._settings = settings
         self._document = document
+        self._receives = receives
         self._bridge_credentials = self._read_bridge_credentials()
         self._without_credentials: list[str] = []
         self._faulty_words: set[str] = set()
@@ -79,13 +94,14 @@ class _Builder:
         if not isinstance(data, dict):
             self._document.problem((), "bridge.yaml must be a mapping that begins with `sources:`")
             return None
-        models = self._source_models(data.get("sources"))
+        models = self._source_models(data.get("sources")) if self._receives else {}
         bridge = self._bridge_model({**data, "sources": {}})
         sources = {name: self._source(name, model) for name, model in models.items()}
         self._check_topics(sources)
-        open_pattern = self._open_pattern(bridge)
+        open_pattern = self._open_pattern(bridge) if self._receives else None
         self._check_credentials()
-        if not data.get("sources") and open_pattern is None and "open_rule" not in self._faulty_words:
+        empty = not data.get("sources") and open_pattern is None and "open_rule" not in self._faulty_words
+        if empty and self._receives:
             what = "there is no source and the open rule is off, so nothing could be received: "
             self._problem("KWB_CONFIG", what + "name a bridge.yaml with sources, or set KWB_BRIDGE_OPEN_RULE=true")
         return SourceTable(

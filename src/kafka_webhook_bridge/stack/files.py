@@ -43,12 +43,13 @@ def check_room(folder: Path, bytes_min: int = FREE_BYTES_MIN) -> None:
         )
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write whole or not at all, readable by the owner alone from the first byte on."""
+def write_private(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Write whole or not at all, readable by the owner alone from the first byte on, unless `mode` lets others."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
+            os.fchmod(file.fileno(), mode)
         Path(name).replace(path)
     except OSError as error:
         Path(name).unlink(missing_ok=True)

@@ -38,7 +38,8 @@ STOP_TIMEOUT_S = 30.0
 _TOOL_TIMEOUT_S = 60.0
 HEAP_BYTES = 512 * 1024**2
 # C1 alone and the serial collector start in 1.5 s instead of 3 and keep the process at 320 MB.
-_JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true")
+_JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true",
+        "-Dorg.apache.kafka.automatic.config.providers=none")  # fmt: skip
 _OUT_OF_MEMORY_EXIT = 3
 _FAULT = re.compile(r"^\S+ (?:ERROR|FATAL) (.+)$", re.MULTILINE)
 
@@ -47,7 +48,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@{host}:{controller}
 listeners=CONTROLLER://{host}:{controller},INTERNAL://{host}:{internal},BROKER://{host}:{broker},PROXY://{host}:{proxy}
-advertised.listeners=INTERNAL://{host}:{internal},BROKER://{host}:{broker},PROXY://{host}:{proxy}
+advertised.listeners=INTERNAL://{host}:{internal},BROKER://{host}:{broker},PROXY://{proxy_advertised}
 listener.security.protocol.map=CONTROLLER:PLAINTEXT,INTERNAL:SASL_PLAINTEXT,BROKER:SASL_PLAINTEXT,PROXY:SASL_PLAINTEXT
 inter.broker.listener.name=BROKER
 controller.listener.names=CONTROLLER
@@ -78,6 +79,20 @@ broker.heartbeat.interval.ms=500
 socket.request.max.bytes=20971520
 sasl.server.max.receive.size=65536
 queued.max.request.bytes=134217728
+# A load balancer forgets a silent connection after 350 s; the broker ends it earlier, so nobody writes into a void.
+connections.max.idle.ms=300000
+# While it delays the end of a connection, the broker's network thread spins on what the client has sent too much: with
+# 1000, junk costs ten times the CPU. The creation rate below is what slows down those who guess.
+connection.failed.authentication.delay.ms=100
+# Outside consumers come through a proxy, from one address: the limits are the listener's, never those per address.
+listener.name.proxy.max.connections=1000
+listener.name.proxy.max.connection.creation.rate=50
+# A deleted user's connection ends when its login must be renewed.
+listener.name.proxy.connections.max.reauth.ms=600000
+# A quota is a mean over 11 windows of 1 s: who reads at full speed gets them at once, then waits for the next, and has
+# 11/12 of its quota in the mean. Fewer windows make smaller bursts and lower means: 4/5 with 4.
+quota.window.num=11
+quota.window.size.seconds=1
 """
 _PLAIN_MODULE = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 _PLAIN = _PLAIN_MODULE + ' username="{user}" password="{password}" user_{user}="{password}";'
@@ -117,6 +132,8 @@ class Kafka(Server):
         ports: KafkaPorts | None = None,
         properties: Mapping[str, str] | None = None,
         consumers: Mapping[str, str] | None = None,
+        proxy_advertised: str = "",
+        host: str = LOOPBACK,
         jvm: tuple[str, ...] = _JVM,
         heap_bytes: int = HEAP_BYTES,
         jar_cache: Path | None = None,
@@ -126,10 +143,15 @@ class Kafka(Server):
 
         `consumers` (name: password, of letters, digits, `-` and `_`) may log in on PROXY with PLAIN as well: Kafka 4
         refuses the SCRAM of librdkafka before 2.6.1, which distributions still ship with kcat.
+
+        `proxy_advertised` is the `host:port` that PROXY tells its clients to connect to: that of a TLS proxy in front.
+        Empty: its own address. `host` is the loopback address that all listeners bind.
         """
         wanted = astuple(ports or KafkaPorts())
         free = iter(free_ports(wanted.count(0)))
         self.ports = KafkaPorts(*(port or next(free) for port in wanted))
+        self.host = host
+        self.proxy_advertised = proxy_advertised
         self.folder = folder
         self.log = folder / "kafka.log"
         self._output = folder / "kafka.out"
@@ -153,12 +175,12 @@ class Kafka(Server):
     @property
     def bootstrap(self) -> str:
         """Where the bridge connects, SASL PLAIN."""
-        return f"{LOOPBACK}:{self.ports.internal}"
+        return f"{self.host}:{self.ports.internal}"
 
     @property
     def proxy_bootstrap(self) -> str:
         """Where outside consumers connect, SASL SCRAM-SHA-512."""
-        return f"{LOOPBACK}:{self.ports.proxy}"
+        return f"{self.host}:{self.ports.proxy}"
 
     @property
     def username(self) -> str:
@@ -242,7 +264,8 @@ class Kafka(Server):
         plain = _PLAIN.format(user=USER, password=self._secrets[USER])
         ports = {name: getattr(self.ports, name) for name in self.ports.__slots__}
         own = _PROPERTIES.format(
-            host=LOOPBACK, user=USER, plain=plain, scram=_SCRAM, data=_property(data), **ports,
+            host=self.host, user=USER, plain=plain, scram=_SCRAM, data=_property(data), **ports,
+            proxy_advertised=self.proxy_advertised or self.proxy_bootstrap,
             proxy_mechanisms="PLAIN,SCRAM-SHA-512" if self._consumers else "SCRAM-SHA-512",
             proxy_plain=_PLAIN_MODULE + "".join(f' user_{n}="{word}"' for n, word in self._consumers.items()) + ";",
         )  # fmt: skip

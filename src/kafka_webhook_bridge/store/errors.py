@@ -14,7 +14,7 @@ HINTS: dict[str, str] = {  # by SQLSTATE (PostgreSQL documentation, appendix A)
     "28000": _LOGIN,
     "3D000": "Make the database, or correct its name in DATABASE_URL.",
     "42501": "Grant the role in DATABASE_URL the right to make and use tables in its schema.",
-    "42P01": "The tables are missing: start `kwb serve` once, it makes them.",
+    "42P01": "The tables are missing: `kwb migrate` makes them.",
     "25006": "This server is a read-only standby: DATABASE_URL must point at the primary.",
     "53100": _FULL,
     "53300": "Too many connections: raise max_connections or lower KWB_STORE_CONNECTIONS_MAX.",
@@ -23,6 +23,7 @@ HINTS: dict[str, str] = {  # by SQLSTATE (PostgreSQL documentation, appendix A)
 # Data exceptions, violated constraints, limits of the program (an index entry too long): a batch fails with them
 # because of a row. Internal errors (XX, such as a damaged index) are the server's: the batch is tried again as it is.
 _REFUSED_CLASSES = ("22", "23", "54")
+_PASSING = frozenset({"53300", "57P01", "57P02", "57P03"})
 UNREACHED = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
 FAILURES = (*UNREACHED, asyncpg.PostgresError, asyncpg.InternalClientError)
 
@@ -38,6 +39,12 @@ def refuses_a_row(failure: BaseException) -> bool:
         return sqlstate(failure)[:2] in _REFUSED_CLASSES
     # What the driver cannot encode: text with a lone surrogate, a number out of range.
     return isinstance(failure, (asyncpg.DataError, ValueError, OverflowError))
+
+
+def may_pass(error: StoreError) -> bool:
+    """Whether PostgreSQL may only not be up yet: it does not answer, starts, stops or has no connection left."""
+    cause = error.__cause__
+    return cause is not None and (isinstance(cause, UNREACHED) or sqlstate(cause) in _PASSING)
 
 
 def translate(doing: str, failure: BaseException) -> StoreError:

@@ -112,6 +112,13 @@ async def _clock_ahead_ms(connection: Connection) -> float:
     return (theirs - (sent + time.time()) / 2) * 1000
 
 
+async def next_offsets(store: Store) -> dict[tuple[str, int], tuple[str, int]]:
+    """How far the archive is: topic id and partition → topic and next offset. Raises StoreError."""
+    async with store.connection("reading positions", timeout_ms=2 * store.settings.connect_timeout_ms) as connection:
+        rows = await connection.fetch("SELECT topic_id::text, partition, topic, next_offset FROM archive_offsets")
+        return {(row[0], row[1]): (row[2], row[3]) for row in rows}
+
+
 async def read_facts(settings: StoreSettings) -> Facts:
     """Raises ConfigError for a URL that cannot be used, StoreError when PostgreSQL refuses or does not answer."""
     async with (

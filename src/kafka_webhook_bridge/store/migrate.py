@@ -29,6 +29,18 @@ class Migration:
     sha256: str
 
 
+class SchemaOld(StoreError):
+    """The database has not the tables that this bridge needs yet."""
+
+    def __init__(self, version: int, needed: int) -> None:
+        found = f"at version {version}" if version else "empty"
+        super().__init__(
+            f"The database is {found}, this bridge needs version {needed}: "
+            "`kwb migrate` or the worker brings it there.",
+            hint="An ingest process never migrates; it answers through Kafka alone until the tables are there.",
+        )
+
+
 def migrations() -> list[Migration]:
     """All that this version of the bridge knows, in order."""
     found = []
@@ -63,6 +75,25 @@ async def migrate(store: Store) -> list[Migration]:
     return applied
 
 
+async def check(store: Store) -> int:
+    """The version of a database that has every table which this bridge needs; it migrates nothing.
+
+    A later version is right too: what a migration adds is no harm to the bridge before it (deploy-rules.md 27).
+    Raises SchemaOld while tables are missing, StoreError as `migrate` does for altered files.
+    """
+    async with store.connection("looking at its tables", timeout_ms=store.settings.connect_timeout_ms) as connection:
+        if await connection.fetchval(QUERIES["migrations_there"]):
+            there = {row["version"]: dict(row) for row in await connection.fetch(QUERIES["migrations_applied"])}
+        else:
+            there = {}
+    wanted = {migration.version for migration in migrations()}
+    _check_files({version: row for version, row in there.items() if version in wanted})
+    version: int = max(there, default=0)
+    if not wanted <= there.keys():
+        raise SchemaOld(version, max(wanted))
+    return version
+
+
 def _check(there: Mapping[int, Mapping[str, Any]]) -> None:
     known = {migration.version: migration for migration in migrations()}
     if there and max(there) > max(known):
@@ -70,6 +101,11 @@ def _check(there: Mapping[int, Mapping[str, Any]]) -> None:
             f"The database is at version {max(there)}, this bridge knows version {max(known)}.",
             hint="Use the newer bridge that made it; migrations go forward only.",
         )
+    _check_files(there)
+
+
+def _check_files(there: Mapping[int, Mapping[str, Any]]) -> None:
+    known = {migration.version: migration for migration in migrations()}
     for version, row in there.items():
         if row["sha256"] != known[version].sha256:
             raise StoreError(

@@ -173,6 +173,12 @@ CREATE TABLE topics (
     CONSTRAINT topics_made_by_check CHECK ((made_by = ANY (ARRAY['open_rule'::text, 'source'::text, 'outside'::text])))
 );
 
+CREATE TABLE users (
+    name text NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 ALTER TABLE ONLY events ATTACH PARTITION events_default DEFAULT;
 
 ALTER TABLE ONLY archive_offsets
@@ -210,6 +216,9 @@ ALTER TABLE ONLY replays
 
 ALTER TABLE ONLY topics
     ADD CONSTRAINT topics_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY users
+    ADD CONSTRAINT users_pkey PRIMARY KEY (name);
 
 CREATE INDEX deliveries_event_id_idx ON deliveries USING btree (event_id);
 

@@ -15,6 +15,10 @@ CREATE TABLE IF NOT EXISTS kwb_migrations (
 -- Only one process migrates; the others wait here and then find the work done.
 SELECT pg_advisory_xact_lock($1);
 
+-- name: migrations_there
+-- Whether anything was ever applied.
+SELECT to_regclass('kwb_migrations') IS NOT NULL;
+
 -- name: migrations_applied
 -- All of them, oldest first.
 SELECT version, name, sha256 FROM kwb_migrations ORDER BY version;

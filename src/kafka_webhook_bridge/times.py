@@ -1,4 +1,4 @@
-"""Times as people write them on the command line, and as commands write them back."""
+"""Times as people write them, on the command line and in the console, and as they are written back."""
 
 from __future__ import annotations
 
@@ -25,6 +25,25 @@ def moment(option: str, text: str, now: datetime) -> datetime:
     except (ValueError, OverflowError):
         what = f"{option} {text}: neither an age such as 15m, 1h, 2d nor a time such as 2026-01-31T23:59 (UTC)"
         raise UsageError(what) from None
+
+
+def seconds(option: str, text: str) -> float:
+    """The length of time that `text` means: `30s`, `2m`. Raises UsageError that names `option`."""
+    match = _AGO.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{option} {text}: not a length of time such as 30s or 2m")
+    return float(int(match[1]) * _SECONDS[match[2]])
+
+
+def later(option: str, text: str, now: datetime) -> datetime:
+    """The time `90d` or `12h` after `now`. Raises UsageError that names `option`."""
+    match = _AGO.fullmatch(text.strip())
+    try:
+        if match and int(match[1]):
+            return now + timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+    except OverflowError:
+        pass
+    raise UsageError(f"{option} {text}: not a time from now such as 12h, 90d, 4w") from None
 
 
 def iso(time: datetime) -> str:

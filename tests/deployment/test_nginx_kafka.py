@@ -1,0 +1,300 @@
+"""Outside consumers through nginx's TLS, stock clients with every check on, while the proxy and the broker move."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka as ck
+import confluent_kafka.admin as ck_admin
+import pytest
+
+from authority import Authority
+from bridge import WAIT_S, eventually
+from edge import Edge, edge
+from kafka_webhook_bridge.kafka.config import client_config
+from kafka_webhook_bridge.kafka.users import Users
+from kafka_webhook_bridge.stack import Kafka, KafkaPorts
+from kafka_webhook_bridge.stack.kafka import tool
+from kafka_webhook_bridge.stack.ports import free_ports
+
+USER, PASSWORD = "partner", "partner-canary"
+PARTITIONS = 3
+
+
+def broker(folder: Path, ports: KafkaPorts, proxy_port: int, host: str = "127.0.0.1") -> Kafka:
+    """Whose PROXY listens on `host` and tells clients to come to nginx."""
+    inner = f"INTERNAL://127.0.0.1:{ports.internal},BROKER://127.0.0.1:{ports.broker}"
+    return Kafka(
+        folder, ports=ports,
+        properties={
+            "listeners": f"CONTROLLER://127.0.0.1:{ports.controller},{inner},PROXY://{host}:{ports.proxy}",
+            "advertised.listeners": f"{inner},PROXY://localhost:{proxy_port}",
+        },
+    )  # fmt: skip
+
+
+class Outside:
+    """The broker, nginx in front, and a partner who may read."""
+
+    def __init__(self, kafka: Kafka, front: Edge) -> None:
+        self.kafka, self.front = kafka, front
+        self.admin = ck_admin.AdminClient(client_config(kafka.settings))
+        self.producer = ck.Producer(client_config(kafka.settings, **{"acks": "all", "linger.ms": 5}))
+        users = Users(kafka.settings)
+        users.put(USER, PASSWORD)
+        users.allow_reading(USER)
+
+    def make(self, topic: str) -> None:
+        (future,) = self.admin.create_topics([ck_admin.NewTopic(topic, PARTITIONS, 1)]).values()
+        future.result(WAIT_S)
+
+    def produce(self, topic: str, numbers: range) -> None:
+        failed: list[Any] = []
+        for number in numbers:
+            self.producer.produce(
+                topic, b"%d" % number, partition=number % PARTITIONS,
+                on_delivery=lambda error, _: failed.append(error) if error else None,
+            )  # fmt: skip
+        assert self.producer.flush(WAIT_S) == 0
+        assert failed == []
+
+    def settings(self, **other: Any) -> dict[str, Any]:
+        """What a partner is told, and nothing else."""
+        return {
+            "bootstrap.servers": f"localhost:{self.front.kafka_port}", "security.protocol": "SASL_SSL",
+            "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": USER, "sasl.password": PASSWORD,
+            "ssl.ca.location": str(self.front.authority.ca), "group.id": f"{USER}-{os.urandom(4).hex()}",
+            "auto.offset.reset": "earliest", **other,
+        }  # fmt: skip
+
+
+class Reader:
+    """A member of a group that commits what it has read. `numbers` is everything, in the order in which it came."""
+
+    def __init__(self, outside: Outside, topic: str, **other: Any) -> None:
+        self.errors: list[Any] = []
+        self.numbers: list[int] = []
+        self.topic = topic
+        self._consumer = ck.Consumer(
+            outside.settings(**{"enable.auto.commit": False, "error_cb": self.errors.append, **other})
+        )
+        self._consumer.subscribe([topic])
+
+    def read_to(self, count: int) -> None:
+        """Until so many have come in all, then commit."""
+        end = time.monotonic() + WAIT_S
+        while len(self.numbers) < count:
+            assert time.monotonic() < end, f"only {len(self.numbers)} of {count}: {self.errors}"
+            message = self._consumer.poll(0.5)
+            if message is not None and not message.error():
+                self.numbers.append(int(message.value()))
+        end = time.monotonic() + WAIT_S
+        while True:  # the coordinator may just be coming back
+            try:
+                self._consumer.commit(asynchronous=False)
+                return
+            except ck.KafkaException:
+                assert time.monotonic() < end, self.errors
+                self._consumer.poll(0.1)
+
+    def committed(self) -> int:
+        found = self._consumer.committed([ck.TopicPartition(self.topic, p) for p in range(PARTITIONS)], WAIT_S)
+        return sum(x.offset for x in found)
+
+    def nothing_lost_or_twice(self, count: int) -> None:
+        """Every number once, each partition in order, all of it committed."""
+        assert sorted(self.numbers) == list(range(count))
+        for partition in range(PARTITIONS):
+            mine = [number for number in self.numbers if number % PARTITIONS == partition]
+            assert mine == sorted(mine)
+        assert self.committed() == count
+
+    def close(self) -> None:
+        self._consumer.close()
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+    folder = tmp_path_factory.mktemp("outside")
+    *ports, port = free_ports(5)
+    kafka = broker(folder / "kafka", KafkaPorts(*ports), port)
+    with edge(folder, kafka=kafka.ports.proxy, port=port) as front:
+        try:
+            kafka.start()
+            found = Outside(kafka, front)
+            yield found
+            kafka = found.kafka
+        finally:
+            kafka.destroy()
+    assert PASSWORD not in front.log.read_text()
+
+
+@pytest.fixture
+def reader(outside: Outside, topic: str) -> Iterator[Reader]:
+    outside.make(topic)
+    found = Reader(outside, topic)
+    yield found
+    found.close()
+
+
+# ── three stock clients ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_python_reads_with_hostname_checking(outside: Outside, reader: Reader) -> None:
+    outside.produce(reader.topic, range(300))
+    reader.read_to(300)
+    reader.nothing_lost_or_twice(300)
+    assert reader.errors == []
+
+
+def test_java_reads_with_hostname_checking(outside: Outside, topic: str, folder: Path) -> None:
+    outside.make(topic)
+    outside.produce(topic, range(100))
+    config = folder / "client.properties"
+    config.write_text(
+        "security.protocol=SASL_SSL\nsasl.mechanism=SCRAM-SHA-512\nssl.truststore.type=PEM\n"
+        f"ssl.truststore.location={outside.front.authority.ca}\n"
+        "sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required "
+        f'username="{USER}" password="{PASSWORD}";\n'
+    )
+    done = subprocess.run(
+        tool(
+            "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server",
+            f"localhost:{outside.front.kafka_port}", "--topic", topic, "--from-beginning", "--max-messages", "100",
+            "--timeout-ms", "60000", "--group", USER, "--command-config", str(config),
+        ),
+        capture_output=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(map(int, done.stdout.split())) == list(range(100))
+
+
+def test_kcat_reads_with_hostname_checking(outside: Outside, topic: str, folder: Path) -> None:
+    kcat = shutil.which("kcat")
+    if kcat is None:
+        pytest.skip("NOT RUN: kcat is not installed (tools/ci_packages.sh)")
+    outside.make(topic)
+    outside.produce(topic, range(100))
+    settings = outside.settings()
+    settings.pop("group.id")
+    options = [word for name, value in settings.items() for word in ("-X", f"{name}={value}")]
+    done = subprocess.run(
+        [kcat, "-C", "-q", "-e", "-t", topic, "-o", "beginning", *options],
+        env={"PATH": os.defpath, "LD_LIBRARY_PATH": str(librdkafka(folder))},
+        capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(map(int, done.stdout.split())) == list(range(100))
+
+
+def librdkafka(folder: Path) -> Path:
+    """A folder for LD_LIBRARY_PATH: the client's wheel brings a newer library than distributions (2.6.1 is needed)."""
+    libraries = Path(ck.__file__).parents[1] / "confluent_kafka.libs"
+    (found,) = libraries.glob("librdkafka-*.so*")
+    (folder / "librdkafka.so.1").symlink_to(found)
+    return folder
+
+
+# ── who is refused ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def refusal(settings: dict[str, Any], *words: str) -> str:
+    """What a client says when it does not get in; it must say one of the words."""
+    said: list[str] = []
+    logger = logging.Logger("refused")  # a client without TLS says what happened in its log alone
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    consumer = ck.Consumer({**settings, "error_cb": lambda error: said.append(str(error))}, logger=logger)
+    try:
+        consumer.subscribe(["anything"])
+
+        def told() -> str | None:
+            message = consumer.poll(0.1)
+            assert message is None or message.error(), "it got in"
+            return next((text for text in said if any(word in text for word in words)), None)
+
+        return eventually(told, f"one of {words} in {said}")
+    finally:
+        consumer.close()
+
+
+def test_who_is_refused_hears_why_and_nobody_else_does(outside: Outside, reader: Reader, folder: Path) -> None:
+    outside.produce(reader.topic, range(30))
+    reader.read_to(30)
+    port = outside.front.kafka_port
+    stranger = str(Authority(folder, "stranger").ca)
+    # librdkafka says no more about a certificate than this; test_nginx_tls.py sees the three reasons apart.
+    for other, *words in (
+        ({"sasl.password": "wrong"}, "SASL authentication error", "Authentication failed"),
+        ({"sasl.username": "nobody"}, "SASL authentication error", "Authentication failed"),
+        ({"sasl.mechanism": "PLAIN"}, "mechanism"),
+        ({"security.protocol": "SASL_PLAINTEXT"}, "connection closed by peer"),
+        ({"ssl.ca.location": stranger}, "certificate verify failed"),
+        ({"bootstrap.servers": f"127.0.0.2:{port}"}, "certificate verify failed"),
+    ):
+        refusal(outside.settings(**other), *words)
+    with edge(folder, kafka=outside.kafka.ports.proxy) as expired:
+        expired.authority.issue(expired.tls, days=-1)
+        expired.reload()
+        settings = outside.settings(**{
+            "bootstrap.servers": f"localhost:{expired.kafka_port}", "ssl.ca.location": str(expired.authority.ca),
+        })  # fmt: skip
+        refusal(settings, "certificate verify failed")
+    outside.produce(reader.topic, range(30, 60))
+    reader.read_to(60)
+    reader.nothing_lost_or_twice(60)
+    assert reader.errors == []
+
+
+# ── what moves ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_reload_with_a_new_certificate_cuts_no_consumer(outside: Outside, reader: Reader) -> None:
+    outside.produce(reader.topic, range(60))
+    reader.read_to(60)
+    front = outside.front
+    old = set(front.workers())
+    front.authority.issue(front.tls)
+    front.reload()
+    outside.produce(reader.topic, range(60, 120))
+    reader.read_to(120)
+    assert old & set(front.workers()), "the old workers still hold the consumer's connections"
+    assert reader.errors == []
+    # A second member comes through the new workers and the group goes on.
+    second = Reader(outside, reader.topic)
+    second.read_to(120)
+    second.close()
+    reader.nothing_lost_or_twice(120)
+
+
+def test_nginx_killed_and_started_again(outside: Outside, reader: Reader) -> None:
+    outside.produce(reader.topic, range(60))
+    reader.read_to(60)
+    outside.front.stop()
+    outside.produce(reader.topic, range(60, 120))  # the bridge's side does not notice
+    eventually(lambda: reader._consumer.poll(0.1) is None and reader.errors, "the consumer notices")
+    outside.front.start()
+    reader.read_to(120)
+    reader.nothing_lost_or_twice(120)
+
+
+def test_a_broker_that_comes_back_at_a_new_address(outside: Outside, reader: Reader) -> None:
+    outside.produce(reader.topic, range(60))
+    reader.read_to(60)
+    kafka, front = outside.kafka, outside.front
+    kafka.stop()
+    # It stays there: whatever comes later finds it as the consumer does.
+    outside.kafka = broker(kafka.folder, kafka.ports, front.kafka_port, "127.0.0.2")
+    front.resolver.names["kafka.test"] = "127.0.0.2"
+    outside.kafka.start()
+    outside.produce(reader.topic, range(60, 120))
+    reader.read_to(120)
+    reader.nothing_lost_or_twice(120)
