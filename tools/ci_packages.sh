@@ -1,5 +1,6 @@
 #!/bin/sh
 # Debian packages that some tests want: without them these tests say NOT RUN. For a machine that may install packages.
+# Not among them: Go (the loader of compose.yaml) and npm (the Node snippet); Debian's are too old and too large.
 set -eu
 missing=""
 command -v curl >/dev/null || missing="$missing curl"

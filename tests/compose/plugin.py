@@ -1,8 +1,10 @@
 """`docker compose`: the installed one if it is new enough, else the Compose plugin built from its Go module, once.
 
-It is found through a DOCKER_CONFIG folder of its own, so that nothing of the user's is touched.
+It is found through a DOCKER_CONFIG folder of its own, so that nothing of the user's is touched. To read a file takes no
+engine, and only Compose's loader of files, which is built in less than a minute: `config`.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -14,6 +16,8 @@ VERSION = "v2.40.3"
 VERSION_MIN = (2, 20)
 CACHE = Path.home() / ".cache" / "kafka-webhook-bridge"
 BUILD_SECONDS_MAX = 1800
+LOADER = Path(__file__).parent / "config"
+LOADER_BUILD_SECONDS_MAX = 240
 MODULE = "github.com/docker/compose/v2/cmd"
 # `go install …@version` refuses a module with replace lines; a module of our own that names it as a tool may build it.
 TOOLS = f'//go:build tools\n\npackage tools\n\nimport _ "{MODULE}"\n'
@@ -54,6 +58,49 @@ def plugin() -> Path:
             ["go", "build", "-o", str(built), MODULE],
         ):
             subprocess.run(command, cwd=folder, check=True, timeout=BUILD_SECONDS_MAX)
+        built.replace(binary)
+    return binary
+
+
+def config(folder: Path, env_file: Path) -> subprocess.CompletedProcess[str]:
+    """What `docker compose --env-file … config` says in `folder`: the file as JSON, warnings and errors.
+
+    By the plugin that is installed or in the cache, else by its loader. Raises RuntimeError where none can be had.
+    """
+    environment = clean_environment()
+    built = CACHE / f"docker-compose-{VERSION}"
+    if is_new_enough(version(environment)):
+        command = ["docker", "compose", "--env-file", str(env_file), "config", "--format", "json"]
+    elif built.exists():  # it is a program of its own, too
+        command = [str(built), "--env-file", str(env_file), "config", "--format", "json"]
+    else:
+        command = [str(loader()), str(env_file)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def loader() -> Path:
+    """The binary of `config/main.go` in the cache, built when it is missing."""
+    sources = [LOADER / name for name in ("go.mod", "go.sum", "main.go")]
+    found = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    binary = CACHE / f"compose-config-{found}"
+    if binary.exists():
+        return binary
+    if shutil.which("go") is None:
+        raise RuntimeError("neither Docker Compose 2.20 is here, nor Go to build its loader")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="kwb-compose-build-", dir=CACHE) as folder:
+        built = Path(folder) / "compose-config"
+        environment = {**os.environ, "GOTOOLCHAIN": "local", "GOFLAGS": "-mod=readonly"}
+        try:
+            done = subprocess.run(
+                ["go", "build", "-o", str(built), "."],
+                cwd=LOADER, env=environment, capture_output=True, text=True, timeout=LOADER_BUILD_SECONDS_MAX,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"Compose's loader was not built in {LOADER_BUILD_SECONDS_MAX} s") from None
+        if done.returncode:
+            said = (done.stderr.strip() or "no reason given").splitlines()[-1]
+            raise RuntimeError(f"Compose's loader cannot be built: {said}")
         built.replace(binary)
     return binary
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 import yaml
 from compose_rules import RULES, Rule, load
 
+from compose import plugin
 from kafka_webhook_bridge.settings import load_settings
 from kafka_webhook_bridge.sources.config import load_sources
 
@@ -157,14 +158,34 @@ def test_the_committed_bridge_yaml_is_accepted(tmp_path: Path) -> None:
 
 
 def test_docker_compose_reads_it_without_a_warning(tmp_path: Path) -> None:
-    if not shutil.which("docker") or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
-        pytest.skip("NOT RUN: docker compose is not here")
     env = tmp_path / "env"
     env.write_text("".join(f"{name}={value}\n" for name, value in rules.SAMPLE.items()))
-    command = ["docker", "compose", "--env-file", str(env), "config", "--quiet"]
-    done = subprocess.run(command, cwd=rules.ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    without = ["docker", "compose", "--env-file", "/dev/null", "config", "--quiet"]
-    done = subprocess.run(without, cwd=rules.ROOT, capture_output=True, text=True)
+    done = read(rules.ROOT, env)
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert set(found["services"]) == set(load()["services"])
+    assert found["services"]["ingest"]["environment"]["DOMAIN_NAME"] == "hooks.example"
+    done = read(rules.ROOT, Path("/dev/null"))
     assert done.returncode != 0
     assert "run 'make env' first" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("    imag: x", "imag"),
+        ("    image: x\n    volumes: ['kafka:/x']", "kafka"),
+        ("    image: x\n    command: ['${NOBODY}']", "NOBODY"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, line: str, words: str) -> None:
+    """A key that there is not, a volume that there is not, a variable that is not set: so the test above can fail."""
+    (tmp_path / "compose.yaml").write_text(f"name: x\nservices:\n  one:\n{line}\n")
+    assert words in read(tmp_path, Path("/dev/null")).stderr
+
+
+def read(folder: Path, env: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return plugin.config(folder, env)
+    except RuntimeError as error:
+        pytest.skip(f"NOT RUN: {error}")

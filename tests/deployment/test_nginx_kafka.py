@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import json
 import logging
 import os
+import pty
+import re
+import shlex
 import shutil
+import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +31,7 @@ from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.stack import Kafka, KafkaPorts
 from kafka_webhook_bridge.stack.kafka import tool
 from kafka_webhook_bridge.stack.ports import free_ports
+from npm_packages import node_path
 
 USER, PASSWORD = "partner", "partner-canary"
 PARTITIONS = 3
@@ -144,7 +153,127 @@ def reader(outside: Outside, topic: str) -> Iterator[Reader]:
     found.close()
 
 
-# ── three stock clients ───────────────────────────────────────────────────────────────────────────────────────────
+# ── four stock clients, as `kwb users create` prints them ─────────────────────────────────────────────────────────────
+
+
+class Printed:
+    """A user made by the command, which wrote its snippets and the authority's certificate into a folder."""
+
+    def __init__(self, outside: Outside, folder: Path) -> None:
+        self.name = f"p{os.urandom(4).hex()}"
+        self.topic = f"{self.name}.orders"
+        outside.make(self.topic)
+        outside.produce(self.topic, range(30))
+        shutil.copyfile(outside.front.authority.ca, folder / "ca.pem")
+        kafka = outside.kafka
+        environ = {
+            "PATH": os.defpath, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "KAFKA_USERNAME": kafka.username,
+            "KAFKA_PASSWORD": kafka.password, "KWB_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT",
+            "KWB_KAFKA_SASL_MECHANISM": "PLAIN", "KWB_KAFKA_EXTERNAL_CA": "ca.pem",
+            "KWB_KAFKA_EXTERNAL_SERVERS": f"localhost:{outside.front.kafka_port}",
+        }  # fmt: skip
+        done = subprocess.run(
+            [
+                sys.executable, "-m", "kafka_webhook_bridge.cli", "users", "create", self.name,
+                "--topics", f"{self.name}.*", "--group-prefix", self.name, "--output", "partner", "--json",
+            ],
+            cwd=folder, env=environ, capture_output=True, text=True, timeout=WAIT_S, check=True,
+        )  # fmt: skip
+        self.folder = folder / "partner"
+        self.use: dict[str, str] = json.loads(done.stdout)["use"]
+        # What the partner has installed: names on PATH that lead to this machine's clients. Nothing is left to install.
+        self.programs = folder / "bin"
+        self.programs.mkdir()
+        self._program("python", [sys.executable])
+        self._program("pip", ["true"])
+        self._program("npm", ["true"])
+        self._program("kafka-console-consumer.sh", tool("org.apache.kafka.tools.consumer.ConsoleConsumer"))
+
+    def _program(self, name: str, argv: list[str]) -> None:
+        (self.programs / name).write_text(f'#!/bin/sh\nexec {shlex.join(argv)} "$@"\n')
+        (self.programs / name).chmod(0o755)
+
+    @contextlib.contextmanager
+    def running(self, kind: str, **environ: str) -> Iterator[Callable[[], str]]:
+        """The line that was printed, in a terminal, until Ctrl-C. Yields what gives all that was said so far."""
+        master, terminal = pty.openpty()
+        said = bytearray()
+        process = subprocess.Popen(
+            ["sh", "-c", self.use[kind]], cwd=self.folder, stdin=terminal, stdout=terminal, stderr=terminal,
+            env={"PATH": f"{self.programs}:{os.environ['PATH']}", "HOME": str(self.folder), **environ},
+            start_new_session=True,
+        )  # fmt: skip
+        os.close(terminal)
+        os.set_blocking(master, False)
+
+        def heard() -> str:
+            with contextlib.suppress(BlockingIOError, OSError):  # EIO: it has ended
+                while data := os.read(master, 65_536):
+                    said.extend(data)
+            return said.decode(errors="replace")
+
+        try:
+            yield heard
+            os.killpg(process.pid, signal.SIGINT)
+            eventually(lambda: heard() and process.poll() is not None, f"{kind} ends after Ctrl-C")
+        except BaseException:
+            print(heard()[-4000:])
+            raise
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            os.close(master)
+
+
+@pytest.fixture(scope="module")
+def printed(outside: Outside, tmp_path_factory: pytest.TempPathFactory) -> Printed:
+    return Printed(outside, tmp_path_factory.mktemp("printed"))
+
+
+def needs(kind: str, folder: Path) -> dict[str, str]:
+    """Variables that a client of this machine needs. Skips where it is missing."""
+    if kind == "kcat":
+        if shutil.which("kcat") is None:
+            pytest.skip("NOT RUN: kcat is not installed (tools/ci_packages.sh)")
+        return {"LD_LIBRARY_PATH": str(librdkafka(folder))}
+    return {"NODE_PATH": node_path()} if kind == "node" else {}
+
+
+NUMBER = {"java": r"(\d+)", "kcat": r"(\d+)", "python": r"\S+ \d \d+ b'(\d+)'", "node": r"\S+ \d \d+ (\d+)"}
+
+
+@pytest.mark.parametrize("kind", NUMBER)
+def test_a_printed_snippet_reads_through_tls(outside: Outside, printed: Printed, folder: Path, kind: str) -> None:
+    """Hostname checking is on in each: none is told anything but the authority."""
+    with printed.running(kind, **needs(kind, folder)) as heard:
+
+        def numbers() -> list[int]:
+            return sorted(map(int, re.findall(rf"(?m)^{NUMBER[kind]}\r?$", heard())))
+
+        eventually(lambda: len(numbers()) >= 30, f"{kind} reads")
+        assert numbers() == list(range(30))
+        assert "Traceback" not in heard()
+
+
+# In their own words: this certificate is not for 127.0.0.2.
+MISMATCH = {
+    "java": "No subject alternative names matching IP address 127.0.0.2", "kcat": "certificate verify failed",
+    "python": "certificate verify failed", "node": "does not match certificate",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MISMATCH)
+def test_a_printed_snippet_refuses_another_name(outside: Outside, printed: Printed, folder: Path, kind: str) -> None:
+    right, wrong = (f"{host}:{outside.front.kafka_port}" for host in ("localhost", "127.0.0.2"))
+    elsewhere = copy.copy(printed)
+    elsewhere.folder = folder / "elsewhere"
+    shutil.copytree(printed.folder, elsewhere.folder)
+    elsewhere.use = {name: line.replace(right, wrong) for name, line in printed.use.items()}
+    for path in elsewhere.folder.iterdir():
+        path.write_text(path.read_text().replace(right, wrong))
+    with elsewhere.running(kind, **needs(kind, folder)) as heard:
+        eventually(lambda: MISMATCH[kind] in heard(), f"{kind} refuses")
 
 
 def test_python_reads_with_hostname_checking(outside: Outside, reader: Reader) -> None:
@@ -152,46 +281,6 @@ def test_python_reads_with_hostname_checking(outside: Outside, reader: Reader) -
     reader.read_to(300)
     reader.nothing_lost_or_twice(300)
     assert reader.errors == []
-
-
-def test_java_reads_with_hostname_checking(outside: Outside, topic: str, folder: Path) -> None:
-    outside.make(topic)
-    outside.produce(topic, range(100))
-    config = folder / "client.properties"
-    config.write_text(
-        "security.protocol=SASL_SSL\nsasl.mechanism=SCRAM-SHA-512\nssl.truststore.type=PEM\n"
-        f"ssl.truststore.location={outside.front.authority.ca}\n"
-        "sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required "
-        f'username="{USER}" password="{PASSWORD}";\n'
-    )
-    done = subprocess.run(
-        tool(
-            "org.apache.kafka.tools.consumer.ConsoleConsumer", "--bootstrap-server",
-            f"localhost:{outside.front.kafka_port}", "--topic", topic, "--from-beginning", "--max-messages", "100",
-            "--timeout-ms", "60000", "--group", USER, "--command-config", str(config),
-        ),
-        capture_output=True, timeout=90, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert sorted(map(int, done.stdout.split())) == list(range(100))
-
-
-def test_kcat_reads_with_hostname_checking(outside: Outside, topic: str, folder: Path) -> None:
-    kcat = shutil.which("kcat")
-    if kcat is None:
-        pytest.skip("NOT RUN: kcat is not installed (tools/ci_packages.sh)")
-    outside.make(topic)
-    outside.produce(topic, range(100))
-    settings = outside.settings()
-    settings.pop("group.id")
-    options = [word for name, value in settings.items() for word in ("-X", f"{name}={value}")]
-    done = subprocess.run(
-        [kcat, "-C", "-q", "-e", "-t", topic, "-o", "beginning", *options],
-        env={"PATH": os.defpath, "LD_LIBRARY_PATH": str(librdkafka(folder))},
-        capture_output=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert sorted(map(int, done.stdout.split())) == list(range(100))
 
 
 def librdkafka(folder: Path) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import json
 import socket
 import subprocess
@@ -15,6 +17,7 @@ import confluent_kafka.admin
 import pytest
 from pydantic import SecretStr
 
+from bridge import Serve, eventually
 from kafka_webhook_bridge.cli import checks
 from kafka_webhook_bridge.kafka.admin import Admin, Broker, Cluster
 from kafka_webhook_bridge.kafka.config import client_config, record_bytes_limit
@@ -101,6 +104,27 @@ def test_before_the_first_start_all_is_well(environ: dict[str, str], topic: str,
         "postgresql": "on disk at commit",
     }
     assert not [name for name in Admin(stack.kafka.settings).list_topics() if name.startswith("kwb-doctor-")]
+
+
+def test_beside_a_worker_the_ingest_port_is_not_called_free(environ: dict[str, str], folder: Path) -> None:
+    """As in its container, where a whole bridge may run around it."""
+    worker = Serve(environ, folder, "--role", "worker")
+    try:
+
+        def ready() -> bool:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                return worker.health(worker.management_port)[0] == 200
+            return False
+
+        eventually(ready, "the worker is ready")
+        found = doctor(environ)
+        assert found.code == 0
+        assert found.words("port.ingest") == (
+            f"nothing listens on 127.0.0.1:{worker.port}: the bridge that runs here takes no webhooks → "
+        )
+        assert found.words("port.management").startswith("a bridge answers")
+    finally:
+        worker.stop()
 
 
 def test_for_people_it_says_what_an_acknowledgement_means(environ: dict[str, str]) -> None:

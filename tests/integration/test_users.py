@@ -25,6 +25,7 @@ from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.stack import Stack
 from kafka_webhook_bridge.stack.kafka import tool
+from npm_packages import node_path
 
 a: Any = confluent_kafka.admin
 _REFUSED = {
@@ -385,9 +386,7 @@ def test_the_kcat_snippet_works_as_printed(partner: Partner, folder: Path) -> No
 
 
 def test_the_node_snippet_runs_as_printed(partner: Partner, folder: Path) -> None:
-    node = shutil.which("node")
-    if node is None or subprocess.run([node, "-e", 'require("kafkajs")'], capture_output=True, check=False).returncode:
-        pytest.skip("NOT RUN: node and kafkajs (NODE_PATH) are not installed")
+    packages = node_path()
     (folder / "p.cjs").write_text(partner.made["snippets"]["node"])
-    said = _lines_of([node, "p.cjs"], folder, 3, partner.own)
+    said = _lines_of(["node", "p.cjs"], folder, 3, partner.own, NODE_PATH=packages)
     assert sorted(line.split()[-1] for line in said) == ["first", "second", "third"]

@@ -57,8 +57,10 @@ class Expiry:
             return
         try:
             for name, expires_at in (await users.ended(self._store)).items():
-                if await self._remove(name):
-                    await users.forget_ended(self._store, name, expires_at)
+                async with users.changing(self._store, name) as mine:  # not while somebody gives it another end
+                    still = mine and (await users.ended(self._store)).get(name) == expires_at
+                    if still and await self._remove(name):
+                        await users.forget_ended(self._store, name, expires_at)
         finally:
             with contextlib.suppress(StoreError):
                 await self._lease.release()

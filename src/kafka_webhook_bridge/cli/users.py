@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from kafka_webhook_bridge.cli.output import Json, Output
+from kafka_webhook_bridge.cli.turns import alone
 from kafka_webhook_bridge.errors import ConfigError, KafkaError, KwbError, Problem, StoreError, UsageError
 from kafka_webhook_bridge.times import later, short
 
@@ -119,31 +120,35 @@ def create_user(
         )
     users = Users(settings.kafka)
     check_name(name, users.super_users())
-    _refuse_existing(users.find(name), name)
     patterns = tuple(dict.fromkeys(topics))
     access = _access(settings, out, name, secrets.token_urlsafe(_PASSWORD_BYTES), patterns, group_prefix)
-    with _written(access, settings, folder) as files, _end_recorded(settings, name, end):
-        warnings = users.create(
-            name, access.password, patterns, group_prefix, limits, limits_needed=bool(rate)
-        )  # fmt: skip
+    with alone(settings, out, name):
+        _refuse_existing(users.find(name), name)
+        with _written(access, settings, folder) as files, _end_recorded(settings, name, end):
+            warnings = users.create(
+                name, access.password, patterns, group_prefix, limits, limits_needed=bool(rate)
+            )  # fmt: skip
     _tell_access(out, access, files, limits={} if warnings else limits, end=end, warnings=warnings)
 
 
 def rotate_user(out: Output, name: str, folder: Path | None) -> None:
     from kafka_webhook_bridge.kafka.users import Users, check_name
+    from kafka_webhook_bridge.observability.failpoints import failpoint
     from kafka_webhook_bridge.settings import load_settings
 
     check_name(name)
     settings = load_settings()
     users = Users(settings.kafka)
     check_name(name, users.super_users())
-    user = users.find(name) if name in users.names() else None
-    if user is None:
-        raise _unknown(name)
-    prefix = next(iter(user.rights.groups), name).removesuffix("*") or name
-    access = _access(settings, out, name, secrets.token_urlsafe(_PASSWORD_BYTES), user.rights.topics, prefix)
-    with _written(access, settings, folder, replace=True) as files:
-        users.put(name, access.password)
+    with alone(settings, out, name):
+        user = users.find(name) if name in users.names() else None
+        if user is None:
+            raise _unknown(name)
+        failpoint("users.found")
+        prefix = next(iter(user.rights.groups), name).removesuffix("*") or name
+        access = _access(settings, out, name, secrets.token_urlsafe(_PASSWORD_BYTES), user.rights.topics, prefix)
+        with _written(access, settings, folder, replace=True) as files:
+            users.put(name, access.password)
     _tell_access(out, access, files, limits=user.limits, end=_ends(settings, out).get(name), warnings=[])
 
 
@@ -156,13 +161,14 @@ def delete_user(out: Output, name: str) -> None:
     settings = load_settings()
     users = Users(settings.kafka)
     check_name(name, users.super_users())
-    warnings = users.delete(name)
-    if settings.store.url is not None:
-        try:
-            _in_store(settings, lambda store: forget_end(store, name))
-        except StoreError as error:
-            # A user that is made under this name later would end at that time.
-            out.note(f"Whether {name} was to end is still on record, perhaps: {error.message}", "yellow")
+    with alone(settings, out, name):
+        warnings = users.delete(name)
+        if settings.store.url is not None:
+            try:
+                _in_store(settings, lambda store: forget_end(store, name))
+            except StoreError as error:
+                # A user that is made under this name later would end at that time.
+                out.note(f"Whether {name} was to end is still on record, perhaps: {error.message}", "yellow")
     if warnings is None:
         raise _unknown(name)
     for warning in warnings:

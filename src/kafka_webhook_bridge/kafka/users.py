@@ -26,6 +26,7 @@ from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.errors import code_of, translate
 from kafka_webhook_bridge.kafka.quotas import Quotas
 from kafka_webhook_bridge.kafka.second import Second
+from kafka_webhook_bridge.observability.failpoints import failpoint
 from kafka_webhook_bridge.settings import KafkaSettings
 
 ck_admin: Any = confluent_kafka.admin  # it does not export its names to type checkers
@@ -254,9 +255,10 @@ class Users:
                     warnings.append(f"{name} has no quota: {error.message}")
                 undo.callback(self._undo, "its rights", lambda: self._forbid(name), left)
                 self._allow(name, rules)
+                failpoint("users.allowed")
                 undo.callback(self._undo, "its credential", lambda: self._remove_credential(name), left)
                 self.put(name, password)
-                self._await_known(name)
+                self._await_known(name, _in_words(map(_as_shown, rules)))
                 undo.pop_all()
         except KafkaError as error:
             if left:
@@ -281,6 +283,7 @@ class Users:
         """Remove the user's rights, quota and credential. Returns warnings, None when there was nothing."""
         warnings: list[str] = []
         found = self._forbid(name)
+        failpoint("users.forbidden")
         try:
             found = Quotas(self._settings, timeout_s=self._timeout_s).remove(name) or found
         except KafkaError as error:
@@ -314,10 +317,17 @@ class Users:
         futures = self._client.alter_user_scram_credentials(changes, request_timeout=self._timeout_s)
         self._wait(doing, futures.values())
 
-    def _await_known(self, name: str) -> None:
-        """A client that logs in too early is refused, and some never try again."""
-        if not self._settled(lambda: name in self._credentials(name)):
-            raise KafkaError(f"Kafka made the user {name}, but does not show it after {_VISIBLE_TIMEOUT_S:.0f} s")
+    def _await_known(self, name: str, rights: Rights) -> None:
+        """A client that logs in too early is refused, and some never try again.
+
+        A user with other rights than it was given was made twice at the same time: of two such makers at least one
+        sees it, because every broker learns of all rules in one order.
+        """
+        if not self._settled(lambda: name in self._credentials(name) and self._rights().get(name) == rights):
+            raise KafkaError(
+                f"Kafka does not show the user {name} as it was made after {_VISIBLE_TIMEOUT_S:.0f} s: it is removed.",
+                hint="Was it made or deleted by another command at the same time? Then try again.",
+            )
 
     def _settled(self, shown: Callable[[], bool]) -> bool:
         """Whether the broker that is asked shows a change in time: the controller tells it a moment later."""
@@ -365,6 +375,13 @@ def _rule(name: str, kind: Any, pattern: str, operation: Any, permission: Any) -
     how = ck_admin.ResourcePatternType.PREFIXED if prefixed else ck_admin.ResourcePatternType.LITERAL
     resource = pattern.removesuffix(ALL) if prefixed else pattern
     return ck_admin.AclBinding(kind, resource, how, f"{_PRINCIPAL}{name}", "*", operation, permission)
+
+
+def _as_shown(rule: Any) -> _Rule:
+    """A rule to make as it is shown when it is there."""
+    return _Rule(
+        rule.restype.name, rule.name, rule.resource_pattern_type.name, rule.operation.name, rule.permission_type.name
+    )
 
 
 def _describe_users(users: list[tuple[str]] | None, messages: Any) -> Any:

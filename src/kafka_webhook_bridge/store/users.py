@@ -1,11 +1,16 @@
-"""When outside users end. Whether they exist, and what they may do, Kafka alone knows (kafka/users.py)."""
+"""When outside users end, and whose turn it is to change one. The rest Kafka alone knows (kafka/users.py)."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
+from kafka_webhook_bridge.errors import StoreError
+from kafka_webhook_bridge.store.errors import FAILURES, translate
 from kafka_webhook_bridge.store.pool import Connection, Store
 from kafka_webhook_bridge.store.sql import QUERIES
 
@@ -38,6 +43,33 @@ async def forget_ended(store: Store, name: str, expires_at: datetime) -> None:
     """It was removed; a row that was written for another user of that name meanwhile stays."""
     async with _connection(store, "forgetting a user that has ended") as connection:
         await connection.execute(QUERIES["users_forget_ended"], name, expires_at)
+
+
+@asynccontextmanager
+async def changing(store: Store, name: str) -> AsyncIterator[bool]:
+    """Whether this is the only change of the user under way, of all who use this database; so it stays in the block.
+
+    It needs no table, and it is over when the process ends, however it ends. One connection is kept for it.
+    """
+    doing = f"waiting for a turn to change the user {name}"
+    connection = await store.hold(doing)
+    mine = False
+    try:
+        yield (mine := await _turn(store, connection, "users_turn", name, doing))
+    finally:
+        if mine:
+            with contextlib.suppress(StoreError):  # the end of the connection is the end of the turn as well
+                await _turn(store, connection, "users_turn_over", name, doing)
+        store.drop(connection)
+
+
+async def _turn(store: Store, connection: Connection, query: str, name: str, doing: str) -> bool:
+    number = int.from_bytes(hashlib.sha256(f"kwb users {name}".encode()).digest()[:8], "big", signed=True)
+    try:
+        async with asyncio.timeout(store.settings.statement_timeout_ms / 1000):
+            return bool(await connection.fetchval(QUERIES[query], number))
+    except FAILURES as failure:
+        raise translate(doing, failure) from failure
 
 
 @asynccontextmanager

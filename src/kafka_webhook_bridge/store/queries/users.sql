@@ -1,3 +1,11 @@
+-- name: users_turn
+-- Changing the user of this number, one process at a time: until the connection ends or gives it back.
+SELECT pg_try_advisory_lock($1);
+
+-- name: users_turn_over
+-- Give it back.
+SELECT pg_advisory_unlock($1);
+
 -- name: users_put
 -- The user of this name ends then, whatever was said before.
 INSERT INTO users (name, expires_at) VALUES ($1, $2)
