@@ -102,10 +102,11 @@ def test_a_wrong_password_is_named(stack: Stack) -> None:
     "call",
     [
         lambda settings: Admin(settings, timeout_s=2).describe(["x"]),
+        lambda settings: Groups(settings, timeout_s=2).states(),
         lambda settings: Groups(settings, timeout_s=2).progress(["x"]),
         lambda settings: Users(settings, timeout_s=2).put("x", "of-a-test-only"),
     ],
-    ids=["topics", "groups", "users"],
+    ids=["topics", "groups", "progress", "users"],
 )
 def test_an_absent_broker_is_named(stack: Stack, call: Callable[[KafkaSettings], object]) -> None:
     settings = replace(stack.kafka.settings, bootstrap_servers="127.0.0.1:1")

@@ -34,9 +34,11 @@ class Groups(Calls):
 
     def states(self) -> dict[str, str]:
         """Every group that the bridge may see, and its state in Kafka's words (`stable`, `empty`)."""
-        (found,) = self._wait(
-            "listing the consumer groups", [self._client.list_consumer_groups(request_timeout=self._timeout_s)]
-        )
+        doing = "listing the consumer groups"
+        (found,) = self._wait(doing, [self._client.list_consumer_groups(request_timeout=self._timeout_s)])
+        if found.errors:  # of a broker that did not answer: its groups are not in the list
+            failure = ck.KafkaException(found.errors[0])
+            raise self._failed(doing, failure) from failure
         return {group.group_id: group.state.name.lower() for group in found.valid}
 
     def progress(self, groups: Iterable[str]) -> dict[str, Progress]:
