@@ -4,6 +4,7 @@ end as metric and log line."""
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -106,6 +107,24 @@ def test_an_authority_that_consumers_do_not_know(opened: Door, place: Place, tmp
         assert found.step == "tls"
         assert "issuer certificate" in found.reason or "self-signed" in found.reason
         assert found.certificate == place.look().certificate
+
+
+def test_what_only_python_3_13_asks_for_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains without key identifiers: Kafka's clients take them, so neither doctor nor `kwb tls` may refuse them."""
+    lenient = ssl.create_default_context
+
+    def strict(**how: Any) -> ssl.SSLContext:
+        context = lenient(**how)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    place = Place(tmp_path)
+    Other(["localhost"]).put(place)
+    with door(place.pem, place.key, KAFKA) as opened:
+        found = through(opened.port, place.ca)
+    assert (found.step, found.reason) == ("open", "")
+    assert place.look().verified
 
 
 def _file(path: Path, other: Other) -> Path:
