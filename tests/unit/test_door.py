@@ -22,8 +22,9 @@ from kafka_webhook_bridge.errors import ConfigError
 from kafka_webhook_bridge.kafka import certificate
 from kafka_webhook_bridge.kafka.certificate import CertificateWatch
 from kafka_webhook_bridge.kafka.door import Look, look
+from kafka_webhook_bridge.kafka.second import Second
 from kafka_webhook_bridge.observability import metrics
-from kafka_webhook_bridge.settings import Settings, load_settings
+from kafka_webhook_bridge.settings import KafkaSettings, Settings, load_settings
 from kafka_webhook_bridge.sources.config import load_sources
 from kafka_webhook_bridge.stack.ports import free_ports
 
@@ -110,7 +111,7 @@ def test_an_authority_that_consumers_do_not_know(opened: Door, place: Place, tmp
 
 
 def test_what_only_python_3_13_asks_for_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chains without key identifiers: Kafka's clients take them, so neither doctor nor `kwb tls` may refuse them."""
+    """Chains without key identifiers: Kafka's clients take them, so doctor, `kwb tls` and `kwb users` do."""
     lenient = ssl.create_default_context
 
     def strict(**how: Any) -> ssl.SSLContext:
@@ -125,6 +126,9 @@ def test_what_only_python_3_13_asks_for_is_not_asked(tmp_path: Path, monkeypatch
         found = through(opened.port, place.ca)
     assert (found.step, found.reason) == ("open", "")
     assert place.look().verified
+    kafka = KafkaSettings(bootstrap_servers="k:1", security_protocol="SSL", ssl_ca=str(place.ca))
+    second = Second(kafka, timeout_s=1, hints={})._config()["ssl_context"]
+    assert not second.verify_flags & ssl.VERIFY_X509_STRICT
 
 
 def _file(path: Path, other: Other) -> Path:
