@@ -13,9 +13,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
-from certificate_world import DAY, DOMAIN, NOW, OWN_NAMES, Other, Place
+from authority import DAY, Authority
+from certificate_world import DOMAIN, NOW, Other, Place
 from doors import Behind, Door, door, sasl, says
 from kafka_webhook_bridge.cli.checks import Check, Doctor
 from kafka_webhook_bridge.errors import ConfigError
@@ -103,7 +103,7 @@ def test_certificates_that_consumers_refuse(tmp_path: Path, names: tuple[str, ..
 
 
 def test_an_authority_that_consumers_do_not_know(opened: Door, place: Place, tmp_path: Path) -> None:
-    for ca in ("", _file(tmp_path / "other.pem", Other(OWN_NAMES))):
+    for ca in ("", Authority.named("other").save(tmp_path / "other.pem")):
         found = through(opened.port, ca)
         assert found.step == "tls"
         assert "issuer certificate" in found.reason or "self-signed" in found.reason
@@ -121,7 +121,7 @@ def test_what_only_python_3_13_asks_for_is_not_asked(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(ssl, "create_default_context", strict)
     place = Place(tmp_path)
-    Other(["localhost"]).put(place)
+    Other(["localhost"], identifiers=False).put(place)
     with door(place.pem, place.key, KAFKA) as opened:
         found = through(opened.port, place.ca)
     assert (found.step, found.reason) == ("open", "")
@@ -129,11 +129,6 @@ def test_what_only_python_3_13_asks_for_is_not_asked(tmp_path: Path, monkeypatch
     kafka = KafkaSettings(bootstrap_servers="k:1", security_protocol="SSL", ssl_ca=str(place.ca))
     second = Second(kafka, timeout_s=1, hints={})._config()["ssl_context"]
     assert not second.verify_flags & ssl.VERIFY_X509_STRICT
-
-
-def _file(path: Path, other: Other) -> Path:
-    path.write_bytes(other.ca.public_bytes(serialization.Encoding.PEM))
-    return path
 
 
 def test_a_file_of_authorities_that_is_not_here_or_is_none(opened: Door, tmp_path: Path) -> None:
