@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -13,58 +16,101 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 DOMAIN = "edge.test"
 NAMES = (f"webhooks.{DOMAIN}", f"kafka.{DOMAIN}", f"console.{DOMAIN}", "localhost", "127.0.0.1")
+DAY = timedelta(days=1)
 
 
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A server's certificate and its key."""
+
+    certificate: x509.Certificate
+    key: Any
+
+    def put(self, folder: Path, *, key: Any = None) -> None:
+        """Write `server.pem` and `server.key` into `folder`; `key`: another than its own."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "server.pem").write_bytes(pem(self.certificate))
+        (folder / "server.key").write_bytes(key_pem(key or self.key))
+
+
+@dataclass(frozen=True, slots=True)
 class Authority:
-    """Keeps its key in memory. `ca` is its certificate's file, made in `folder`."""
+    """`Authority.named` makes a new one; with a certificate and a key that were stolen it is that one."""
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Authority {name} of the tests")])
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @classmethod
+    def named(cls, name: str, *, identifiers: bool = True) -> Authority:
+        """Without `identifiers` of keys it and what it signs are as many that were made by hand."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject, now = _name(f"Authority {name} of the tests"), datetime.now(UTC)
         certificate = (
-            _builder(self._name, self._name, self._key.public_key(), days=30)
+            _builder(subject, subject, key, now - 400 * DAY, now + 3_600 * DAY, identifiers)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
             .add_extension(_usage(sign=True), critical=True)
-            .sign(self._key, hashes.SHA256())
+            .sign(key, hashes.SHA256())
         )
-        self.ca = folder / f"{name}.pem"
-        self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        return cls(certificate, key)
 
-    def issue(self, folder: Path, names: tuple[str, ...] = NAMES, *, days: float = 10) -> int:
-        """Write `server.pem` and `server.key` into `folder`; negative `days` are over. Returns the serial."""
-        folder.mkdir(exist_ok=True)
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-        certificate = (
-            _builder(subject, self._name, key.public_key(), days=days)
+    def sign(
+        self, names: Sequence[str] = NAMES, *, start: datetime | None = None, end: datetime | None = None
+    ) -> Signed:
+        """Good for 20 days until now and 10 days more, unless told otherwise."""
+        key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+        start, end = start or now - 20 * DAY, end or now + 10 * DAY
+        found = (extension.value for extension in self.certificate.extensions)
+        own = next((value for value in found if isinstance(value, x509.SubjectKeyIdentifier)), None)
+        builder = (
+            _builder(_name("a server"), self.certificate.subject, key, start, end, own is not None)
             .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(sign=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
-            )
-            .sign(self._key, hashes.SHA256())
-        )  # fmt: skip
-        (folder / "server.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-        (folder / "server.key").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
         )
-        return certificate.serial_number
+        if own is not None:
+            identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+            builder = builder.add_extension(identifier, critical=False)
+        return Signed(builder.sign(self.key, hashes.SHA256()), key)
+
+    def issue(self, folder: Path, names: Sequence[str] = NAMES, *, days: float = 10) -> int:
+        """`sign` and `put`; negative `days` are over. Returns the serial."""
+        signed = self.sign(names, end=datetime.now(UTC) + days * DAY)
+        signed.put(folder)
+        return signed.certificate.serial_number
+
+    def save(self, path: Path) -> Path:
+        """Write its certificate."""
+        path.write_bytes(pem(self.certificate))
+        return path
+
+
+def pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def key_pem(key: Any, password: bytes | None = None) -> bytes:
+    hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    text: bytes = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden)
+    return text
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: float
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=20)).not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, start: datetime, end: datetime,
+    identifier: bool,
+) -> x509.CertificateBuilder:  # fmt: skip
+    builder = (
+        x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
+        .serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
     )  # fmt: skip
+    if identifier:
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        builder = builder.add_extension(own, critical=False)
+    return builder
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
 
 
 def _usage(*, sign: bool) -> x509.KeyUsage:

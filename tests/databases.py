@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import asyncpg
 from pydantic import SecretStr
@@ -23,6 +24,19 @@ def migrate_database(url: str) -> None:
             await migrate(store)
 
     asyncio.run(run())
+
+
+def rows(url: str, sql: str, *arguments: Any) -> list[Any]:
+    """What a statement of the test finds."""
+
+    async def run() -> list[Any]:
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetch(sql, *arguments)
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
 
 
 @contextmanager

@@ -95,7 +95,8 @@ class Edge:
         self.folder.mkdir()
         self.folder.chmod(0o755)  # as root, nginx's workers are nobody
         self.tls = self.folder / "tls"
-        self.authority = Authority(folder)
+        self.authority = Authority.named("edge")
+        self.ca = self.authority.save(folder / "ca.pem")
         self.serial = self.authority.issue(self.tls)
         self.resolver = Resolver(dict.fromkeys(("ingest.test", "console.test", "kafka.test"), "127.0.0.1"))
         self.https_port, self.kafka_port, self.health_port = free_ports(3)
@@ -171,7 +172,7 @@ class Edge:
 
     def trust(self) -> ssl.SSLContext:
         """As a client that knows the authority, with every check on."""
-        return ssl.create_default_context(cafile=str(self.authority.ca))
+        return ssl.create_default_context(cafile=str(self.ca))
 
     def open(self, name: str | None = WEBHOOKS, *, port: int = 0, context: ssl.SSLContext | None = None,
              source: str = "127.0.0.1") -> Tls:  # fmt: skip

@@ -79,7 +79,7 @@ class Outside:
         return {
             "bootstrap.servers": f"localhost:{self.front.kafka_port}", "security.protocol": "SASL_SSL",
             "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": USER, "sasl.password": PASSWORD,
-            "ssl.ca.location": str(self.front.authority.ca), "group.id": f"{USER}-{os.urandom(4).hex()}",
+            "ssl.ca.location": str(self.front.ca), "group.id": f"{USER}-{os.urandom(4).hex()}",
             "auto.offset.reset": "earliest", **other,
         }  # fmt: skip
 
@@ -319,7 +319,7 @@ def test_who_is_refused_hears_why_and_nobody_else_does(outside: Outside, reader:
     outside.produce(reader.topic, range(30))
     reader.read_to(30)
     port = outside.front.kafka_port
-    stranger = str(Authority(folder, "stranger").ca)
+    stranger = str(Authority.named("stranger").save(folder / "stranger.pem"))
     # librdkafka says no more about a certificate than this; test_nginx_tls.py sees the three reasons apart.
     for other, *words in (
         ({"sasl.password": "wrong"}, "SASL authentication error", "Authentication failed"),
@@ -334,7 +334,7 @@ def test_who_is_refused_hears_why_and_nobody_else_does(outside: Outside, reader:
         expired.authority.issue(expired.tls, days=-1)
         expired.reload()
         settings = outside.settings(**{
-            "bootstrap.servers": f"localhost:{expired.kafka_port}", "ssl.ca.location": str(expired.authority.ca),
+            "bootstrap.servers": f"localhost:{expired.kafka_port}", "ssl.ca.location": str(expired.ca),
         })  # fmt: skip
         refusal(settings, "certificate verify failed")
     outside.produce(reader.topic, range(30, 60))

@@ -128,7 +128,7 @@ def test_names_that_are_ours_and_others(front: Edge) -> None:
 
 
 def test_certificates_that_nobody_should_believe(front: Edge, folder: Path) -> None:
-    stranger = ssl.create_default_context(cafile=str(Authority(folder, "stranger").ca))
+    stranger = ssl.create_default_context(cafile=str(Authority.named("stranger").save(folder / "stranger.pem")))
     for name, port in doors(front):
         with pytest.raises(ssl.SSLCertVerificationError, match=r"unable to get local issuer|self.signed"):
             front.open(name, port=port, context=stranger)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import json
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import asyncpg
 import pytest
 
 from bridge import WAIT_S, Serve, consume, eventually, request
-from databases import migrate_database
+from databases import migrate_database, rows
 from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.stack import Kafka, Postgres, Stack
 from kafka_webhook_bridge.stack.files import write_private
@@ -56,17 +54,6 @@ def kwb(database: str, *arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
-def execute(database: str, sql: str, *arguments: Any) -> list[Any]:
-    async def run() -> list[Any]:
-        connection = await asyncpg.connect(database)
-        try:
-            return await connection.fetch(sql, *arguments)
-        finally:
-            await connection.close()
-
-    return asyncio.run(run())
-
-
 def new_id() -> uuid.UUID:
     now = ids.floor(ids.milliseconds(datetime.now(UTC))).int
     return uuid.UUID(int=now | 0x7 << 76 | 0x2 << 62 | int.from_bytes(os.urandom(7)))
@@ -80,10 +67,10 @@ def test_rule_31_schema_rows_of_each_version_are_there_and_found_after_kwb_migra
     events = [new_id() for _ in range(3)]
     for number, event_id in enumerate(events):
         body = json.dumps({"order": number})
-        execute(database, EVENT, event_id, ids.moment(ids.time_ms(event_id)), body.encode(), body, str(number))
+        rows(database, EVENT, event_id, ids.moment(ids.time_ms(event_id)), body.encode(), body, str(number))
     if version >= 2:
-        execute(database, OUTBOX, events[0])
-    execute(database, "INSERT INTO archive_offsets VALUES ($1, 0, 'shop', 8)", events[0])
+        rows(database, OUTBOX, events[0])
+    rows(database, "INSERT INTO archive_offsets VALUES ($1, 0, 'shop', 8)", events[0])
 
     applied = kwb(database, "migrate")["applied"]
     assert [m["version"] for m in applied] == list(range(version + 1, NEWEST + 1))
@@ -91,8 +78,8 @@ def test_rule_31_schema_rows_of_each_version_are_there_and_found_after_kwb_migra
     assert [event["event_id"] for event in found] == sorted(map(str, events), reverse=True)
     (one,) = kwb(database, "events", "search", "--json-contains", '{"order": 1}', "--key", "1")["events"]
     assert one["event_id"] == str(events[1])
-    assert [bytes(row[0]) for row in execute(database, "SELECT value FROM outbox")] == [b"\x00\xff"] * (version >= 2)
-    assert [row[0] for row in execute(database, "SELECT next_offset FROM archive_offsets")] == [8]
+    assert [bytes(row[0]) for row in rows(database, "SELECT value FROM outbox")] == [b"\x00\xff"] * (version >= 2)
+    assert [row[0] for row in rows(database, "SELECT next_offset FROM archive_offsets")] == [8]
 
 
 class KafkaOfBefore(Kafka):
@@ -204,7 +191,7 @@ def test_rule_31_postgresql_15_is_dumped_and_restored_into_the_newest_while_kafk
         sent: set[str] = set()
 
         def archived() -> bool:
-            return {str(row[0]) for row in execute(old.url, "SELECT event_id FROM events")} == sent
+            return {str(row[0]) for row in rows(old.url, "SELECT event_id FROM events")} == sent
 
         assert kwb(old.url, "migrate")["version"] == NEWEST
         with ingest(folder, environ) as server:

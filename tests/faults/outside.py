@@ -27,7 +27,7 @@ def settings(front: Edge) -> dict[str, Any]:
     return {
         "bootstrap.servers": f"localhost:{front.kafka_port}", "security.protocol": "SASL_SSL",
         "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": USER, "sasl.password": _PASSWORD,
-        "ssl.ca.location": str(front.authority.ca), "group.id": f"{USER}-{os.urandom(4).hex()}",
+        "ssl.ca.location": str(front.ca), "group.id": f"{USER}-{os.urandom(4).hex()}",
         "auto.offset.reset": "earliest", "enable.auto.commit": False, "broker.address.family": "v4", "log_level": 0,
     }  # fmt: skip
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
-from outbox_world import DEADLINE_S, bridging, rows
+from outbox_world import DEADLINE_S, bridging
 
 from bridge import WAIT_S, Answer, Message, Serve, eventually, request
+from databases import rows
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.stack import Stack

@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 
 from bridge import Serve, eventually, request, serving, total
+from databases import rows
 from kafka_webhook_bridge.stack import Stack
 
 # Long enough for a machine that has other things to do; the tests move the clock of the bridge.
@@ -21,19 +22,6 @@ PATIENT = {
     "KWB_DELIVER_KAFKA_WAIT_MS": "30000", "KWB_DELIVER_DEADLINE_MS": "60000", "KWB_DELIVER_OUTBOX_WAIT_MS": "20000",
     "KWB_KAFKA_DELIVERY_TIMEOUT_MS": "90000",
 }  # fmt: skip
-
-
-def rows(database: str, sql: str, *arguments: Any) -> list[Any]:
-    """What a statement of the test finds."""
-
-    async def run() -> list[Any]:
-        connection = await asyncpg.connect(database)
-        try:
-            return await connection.fetch(sql, *arguments)
-        finally:
-            await connection.close()
-
-    return asyncio.run(run())
 
 
 def outbox(database: str) -> dict[str, Any]:

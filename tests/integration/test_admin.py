@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from dataclasses import replace
 
 import confluent_kafka as ck
@@ -12,7 +13,9 @@ from pydantic import SecretStr
 from kafka_webhook_bridge.errors import ConfigError, KafkaError
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.config import client_config, record_bytes_limit
+from kafka_webhook_bridge.kafka.groups import Groups
 from kafka_webhook_bridge.kafka.users import Users
+from kafka_webhook_bridge.settings import KafkaSettings
 from kafka_webhook_bridge.stack import Stack
 
 RECORD_BYTES_MAX = record_bytes_limit(1024**2)
@@ -95,10 +98,20 @@ def test_a_wrong_password_is_named(stack: Stack) -> None:
     assert "canary-wrong" not in caught.value.message + caught.value.hint
 
 
-def test_an_absent_broker_is_named(stack: Stack) -> None:
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda settings: Admin(settings, timeout_s=2).describe(["x"]),
+        lambda settings: Groups(settings, timeout_s=2).states(),
+        lambda settings: Groups(settings, timeout_s=2).progress(["x"]),
+        lambda settings: Users(settings, timeout_s=2).put("x", "of-a-test-only"),
+    ],
+    ids=["topics", "groups", "progress", "users"],
+)
+def test_an_absent_broker_is_named(stack: Stack, call: Callable[[KafkaSettings], object]) -> None:
     settings = replace(stack.kafka.settings, bootstrap_servers="127.0.0.1:1")
     with pytest.raises(KafkaError, match="refused") as caught:
-        Admin(settings, timeout_s=2).describe(["x"])
+        call(settings)
     assert "KAFKA_BOOTSTRAP_SERVERS" in caught.value.hint
 
 

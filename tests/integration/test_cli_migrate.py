@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from outbox_world import rows
-
 from bridge import WAIT_S, Serve, eventually, request
-from databases import migrate_database
+from databases import migrate_database, rows
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.stack import Stack
 from kafka_webhook_bridge.store.migrate import migrations

@@ -16,9 +16,10 @@ from urllib.parse import quote
 
 import pytest
 from events_data import days_ago, fill, row
-from outbox_world import frozen, rows
+from outbox_world import frozen
 
 from bridge import Answer, Serve, eventually, request, serving, total
+from databases import rows
 from kafka_webhook_bridge.stack import Stack
 
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{7*7}}"

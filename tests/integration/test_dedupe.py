@@ -26,10 +26,10 @@ from dedupe_world import (
     refused_while_pending,
     set_lease,
 )
-from outbox_world import DEADLINE_S, KAFKA_WAIT_S, Grown, balanced, frozen, outbox, rows
+from outbox_world import DEADLINE_S, KAFKA_WAIT_S, Grown, balanced, frozen, outbox
 
 from bridge import Serve, eventually, request, serving
-from databases import empty_database
+from databases import empty_database, rows
 from kafka_webhook_bridge.stack import Stack
 
 pytestmark = pytest.mark.integration

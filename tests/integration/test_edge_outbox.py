@@ -21,12 +21,12 @@ from outbox_world import (
     kafka_killed,
     locked,
     outbox,
-    rows,
     states,
     waiting_statements,
 )
 
 from bridge import Serve, consume, eventually, request
+from databases import rows
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.stack import Stack
 

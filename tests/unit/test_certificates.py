@@ -8,17 +8,17 @@ import subprocess
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from certificate_world import DAY, DOMAIN, NAMES, NOW, OWN_NAMES, Other, Place, builder, key_pem, shake
+from authority import DAY, Authority, key_pem, pem
+from certificate_world import DOMAIN, NAMES, NOW, OWN_NAMES, Other, Place, shake
 from kafka_webhook_bridge.errors import KwbError, StackError, UsageError
 from kafka_webhook_bridge.stack import certificates
 from kafka_webhook_bridge.stack.certificates import Held
@@ -104,16 +104,7 @@ def test_a_stolen_authority_signs_for_its_domain_alone(place: Place, name: str, 
     place.make()
     stolen = serialization.load_pem_private_key((place.authority / "ca.key").read_bytes(), None)
     assert isinstance(stolen, ec.EllipticCurvePrivateKey)
-    key = ec.generate_private_key(ec.SECP256R1())
-    kind: x509.GeneralName = x509.IPAddress(ip_address(name)) if name[0].isdigit() else x509.DNSName(name)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "forged")])
-    forged = (
-        builder(subject, x509.load_pem_x509_certificate(place.ca.read_bytes()).subject, key, NOW - DAY, 90)
-        .add_extension(x509.SubjectAlternativeName([kind]), critical=False)
-        .sign(stolen, hashes.SHA256())
-    )
-    place.pem.write_bytes(forged.public_bytes(serialization.Encoding.PEM))
-    place.key.write_bytes(key_pem(key))
+    Authority(x509.load_pem_x509_certificate(place.ca.read_bytes()), stolen).sign([name]).put(place.tls)
     assert shake(place, name) == refusal
 
 
@@ -353,18 +344,18 @@ def test_own_files_that_nginx_cannot_serve_are_an_error(place: Place) -> None:
     own.put(place, key=ec.generate_private_key(ec.SECP256R1()))
     with pytest.raises(StackError, match="is another certificate's key"):
         place.make()
-    place.key.write_bytes(key_pem(own.key, b"secret"))
+    place.key.write_bytes(key_pem(own.server.key, b"secret"))
     with pytest.raises(StackError, match="is not a private key in PEM") as caught:
         place.make()
     assert "without a passphrase" in caught.value.hint
     place.key.unlink()
     with pytest.raises(StackError, match="is missing"):
         place.make()
-    place.pem.write_bytes(own.server.public_bytes(serialization.Encoding.DER))
+    place.pem.write_bytes(own.server.certificate.public_bytes(serialization.Encoding.DER))
     with pytest.raises(StackError, match="is not a PEM certificate"):
         place.make()
     place.pem.unlink()
-    place.key.write_bytes(key_pem(own.key))
+    place.key.write_bytes(key_pem(own.server.key))
     with pytest.raises(StackError, match="has no certificate beside it"):
         place.make()
 
@@ -380,8 +371,7 @@ def test_a_link_to_what_the_container_does_not_see(place: Place) -> None:
 def test_an_own_authority_without_its_certificate_is_not_written_over(place: Place) -> None:
     own = Other(OWN_NAMES)
     place.folder.mkdir()
-    ca = own.ca.public_bytes(serialization.Encoding.PEM)
-    place.ca.write_bytes(ca)
+    ca = own.authority.save(place.ca).read_bytes()
     with pytest.raises(StackError, match="is not of the authority here"):
         place.make()
     assert place.ca.read_bytes() == ca
@@ -389,7 +379,7 @@ def test_an_own_authority_without_its_certificate_is_not_written_over(place: Pla
 
 def test_a_bundle_with_our_authority_in_it_stays(place: Place) -> None:
     place.make()
-    bundle = place.ca.read_bytes() + Other(OWN_NAMES).ca.public_bytes(serialization.Encoding.PEM)
+    bundle = place.ca.read_bytes() + pem(Other(OWN_NAMES).authority.certificate)
     place.ca.write_bytes(bundle)
     assert place.make().done == ()
     assert place.ca.read_bytes() == bundle

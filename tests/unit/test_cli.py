@@ -484,3 +484,24 @@ def test_where_nobody_watches_a_replay_tells_how_far_it_is_every_ten_seconds() -
         "running: 800,000 of 1,000,000 events passed",
     ]
     assert said(json=True) == []
+
+
+class Terminal(io.StringIO):
+    """A stream that somebody watches."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_takes_long_is_told_where_somebody_watches_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    watched = Terminal()
+    with Output(stderr=watched).working("Reading") as tell:
+        assert tell is not None
+        tell("Counting [1]")
+    assert "Counting [1]" in watched.getvalue()
+    machine, file = Terminal(), io.StringIO()
+    for out in (Output(json=True, stderr=machine), Output(stderr=file)):
+        with out.working("Reading") as tell:
+            assert tell is None
+    assert machine.getvalue() + file.getvalue() == ""

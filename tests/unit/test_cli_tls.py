@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from certificate_world import DAY, DOMAIN, NAMES, NOW, Place, key_pem, shake
+from authority import DAY, key_pem
+from certificate_world import DOMAIN, NAMES, NOW, Place, shake
 
 NOBODY = 65_534
 

@@ -4,6 +4,7 @@ end as metric and log line."""
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,17 +13,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
-from certificate_world import DAY, DOMAIN, NOW, OWN_NAMES, Other, Place
+from authority import DAY, Authority
+from certificate_world import DOMAIN, NOW, Other, Place
 from doors import Behind, Door, door, sasl, says
 from kafka_webhook_bridge.cli.checks import Check, Doctor
 from kafka_webhook_bridge.errors import ConfigError
 from kafka_webhook_bridge.kafka import certificate
 from kafka_webhook_bridge.kafka.certificate import CertificateWatch
 from kafka_webhook_bridge.kafka.door import Look, look
+from kafka_webhook_bridge.kafka.second import Second
 from kafka_webhook_bridge.observability import metrics
-from kafka_webhook_bridge.settings import Settings, load_settings
+from kafka_webhook_bridge.settings import KafkaSettings, Settings, load_settings
 from kafka_webhook_bridge.sources.config import load_sources
 from kafka_webhook_bridge.stack.ports import free_ports
 
@@ -101,16 +103,32 @@ def test_certificates_that_consumers_refuse(tmp_path: Path, names: tuple[str, ..
 
 
 def test_an_authority_that_consumers_do_not_know(opened: Door, place: Place, tmp_path: Path) -> None:
-    for ca in ("", _file(tmp_path / "other.pem", Other(OWN_NAMES))):
+    for ca in ("", Authority.named("other").save(tmp_path / "other.pem")):
         found = through(opened.port, ca)
         assert found.step == "tls"
         assert "issuer certificate" in found.reason or "self-signed" in found.reason
         assert found.certificate == place.look().certificate
 
 
-def _file(path: Path, other: Other) -> Path:
-    path.write_bytes(other.ca.public_bytes(serialization.Encoding.PEM))
-    return path
+def test_what_only_python_3_13_asks_for_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chains without key identifiers: Kafka's clients take them, so doctor, `kwb tls` and `kwb users` do."""
+    lenient = ssl.create_default_context
+
+    def strict(**how: Any) -> ssl.SSLContext:
+        context = lenient(**how)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    monkeypatch.setattr(ssl, "create_default_context", strict)
+    place = Place(tmp_path)
+    Other(["localhost"], identifiers=False).put(place)
+    with door(place.pem, place.key, KAFKA) as opened:
+        found = through(opened.port, place.ca)
+    assert (found.step, found.reason) == ("open", "")
+    assert place.look().verified
+    kafka = KafkaSettings(bootstrap_servers="k:1", security_protocol="SSL", ssl_ca=str(place.ca))
+    second = Second(kafka, timeout_s=1, hints={})._config()["ssl_context"]
+    assert not second.verify_flags & ssl.VERIFY_X509_STRICT
 
 
 def test_a_file_of_authorities_that_is_not_here_or_is_none(opened: Door, tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ bodies) passes `safe`, so that no sender can move the reader's cursor or recolou
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json as jsonlib
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
@@ -72,6 +73,18 @@ class Output:
         for row in rows:
             table.add_row(*(_text("–" if cell is None else str(cell)) for cell in row))
         self._people(error=False).print(table)
+
+    @contextlib.contextmanager
+    def working(self, what: str) -> Iterator[Callable[[str], None] | None]:
+        """A spinner with what is being done, where somebody watches; it gives a call that tells of the next step.
+
+        None where nobody does: nothing is written.
+        """
+        if self.json or not (self._stderr or sys.stderr).isatty():
+            yield None
+            return
+        with self._people(error=True).status(_text(what)) as status:
+            yield lambda step: status.update(_text(step))
 
     def data(self, value: Any) -> None:
         """The result as one indented JSON document."""

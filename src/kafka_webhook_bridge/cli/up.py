@@ -316,14 +316,10 @@ class Up:
     @contextlib.contextmanager
     def _working(self, what: str) -> Iterator[None]:
         """A spinner with the step that is being done; plain lines where nobody watches."""
-        if self._out.json or not sys.stderr.isatty():
-            self._out.note(what)
-            yield
-            return
-        from rich.console import Console
-
-        with Console(stderr=True).status(what) as status:
-            self._progress = status.update
+        with self._out.working(what) as tell:
+            if tell is None:
+                self._out.note(what)
+            self._progress = tell or self._out.note
             try:
                 yield
             finally:

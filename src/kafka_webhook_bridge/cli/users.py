@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
@@ -341,7 +340,7 @@ def list_users(out: Output, window_s: float) -> None:
     from kafka_webhook_bridge.settings import load_settings
 
     settings = load_settings()
-    with _working(out, "Reading the users"):
+    with out.working("Reading the users"):
         users = Users(settings.kafka).all()
         groups = Groups(settings.kafka)
         states = groups.states()
@@ -350,7 +349,7 @@ def list_users(out: Output, window_s: float) -> None:
         before, at = groups.progress(wanted), time.monotonic()
     after, elapsed_s = before, 0.0
     if window_s and wanted:
-        with _working(out, f"Measuring for {window_s:.0f} s"):
+        with out.working(f"Measuring for {window_s:.0f} s"):
             time.sleep(window_s)
             after = groups.progress(wanted)
             elapsed_s = time.monotonic() - at
@@ -454,15 +453,3 @@ def _in_store(settings: Settings, work: Callable[[Store], Any]) -> Any:
             return await work(store)
 
     return asyncio.run(run())
-
-
-@contextlib.contextmanager
-def _working(out: Output, what: str) -> Iterator[None]:
-    """A spinner where somebody watches."""
-    if out.json or not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status(what):
-        yield

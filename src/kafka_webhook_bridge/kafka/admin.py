@@ -5,25 +5,18 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import confluent_kafka as ck
-import confluent_kafka.admin
 
 from kafka_webhook_bridge.errors import KafkaError
-from kafka_webhook_bridge.kafka import login
-from kafka_webhook_bridge.kafka.config import client_config
-from kafka_webhook_bridge.kafka.errors import blame, code_of, reason_of, translate
+from kafka_webhook_bridge.kafka.calls import CALL_TIMEOUT_S, Calls, ck_admin
+from kafka_webhook_bridge.kafka.errors import blame, code_of, reason_of
 from kafka_webhook_bridge.observability import logs
 from kafka_webhook_bridge.observability.durability import Verdict, of_topic
 from kafka_webhook_bridge.settings import KafkaSettings
 
-T = TypeVar("T")
-ck_admin: Any = confluent_kafka.admin  # it does not export its names to type checkers
-
-CALL_TIMEOUT_S = 10.0
 _VISIBLE_TIMEOUT_S = 10.0  # until a new topic is known to the broker that is asked
 _SETTING_REFUSED = frozenset(
     {ck.KafkaError.INVALID_CONFIG, ck.KafkaError.POLICY_VIOLATION, ck.KafkaError.INVALID_REQUEST}
@@ -107,40 +100,12 @@ def request_bytes_max(brokers: Iterable[Broker]) -> int | None:
     return min(filter(None, limits), default=None)
 
 
-class Admin:
+class Admin(Calls):
     """The cluster's administration. Raises KafkaError, whose message names Kafka's error, and ConfigError at once."""
 
     def __init__(self, settings: KafkaSettings, *, timeout_s: float = CALL_TIMEOUT_S, client_id: str = "kwb-admin"):
-        self._settings = settings
-        self._timeout_s = timeout_s
-        self._last_error: ck.KafkaError | None = None
+        super().__init__(settings, client_id, timeout_s=timeout_s)
         self._log = logs.get_logger("kafka")
-        self._client = ck_admin.AdminClient(
-            client_config(settings, **{"client.id": client_id, "error_cb": self._errored})
-        )
-        login.follow(self, settings)
-
-    def log_in(self, username: str, password: str) -> None:
-        """Use another password from the next connection on."""
-        self._last_error = None
-        self._client.set_sasl_credentials(username, password)
-
-    def _errored(self, error: ck.KafkaError) -> None:
-        if self._last_error is None or error.code() != ck.KafkaError._ALL_BROKERS_DOWN:  # its cause says more
-            self._last_error = error
-
-    def _wait(self, doing: str, futures: Mapping[Any, Future[T]] | Future[T]) -> list[T]:
-        """The results in order. A single failure fails the call."""
-        deadline = time.monotonic() + self._timeout_s
-        waiting = [futures] if isinstance(futures, Future) else list(futures.values())
-        try:
-            return [future.result(max(0.05, deadline - time.monotonic())) for future in waiting]
-        except (ck.KafkaException, TimeoutError) as failure:
-            raise self._failed(doing, failure) from failure
-
-    def _failed(self, doing: str, failure: BaseException) -> KafkaError:
-        self._client.poll(0)  # lets `error_cb` report why the brokers are not reached
-        return translate(doing, failure, self._last_error)
 
     # ── topics ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -272,7 +237,8 @@ class Admin:
 
     def delete_topic(self, name: str) -> None:
         """Delete a topic with all its records."""
-        self._wait(f"deleting the topic {name}", self._client.delete_topics([name], request_timeout=self._timeout_s))
+        futures = self._client.delete_topics([name], request_timeout=self._timeout_s)
+        self._wait(f"deleting the topic {name}", futures.values())
 
     def offsets(self, names: Iterable[str]) -> dict[str, dict[int, tuple[int, int]]]:
         """First and next offset of each partition: their difference bounds the number of records."""
@@ -283,7 +249,7 @@ class Admin:
         ends = []
         for spec in (ck_admin.OffsetSpec.earliest(), ck_admin.OffsetSpec.latest()):
             futures = self._client.list_offsets(dict.fromkeys(places, spec), request_timeout=self._timeout_s)
-            results = self._wait("reading the ends of the topics", futures)
+            results = self._wait("reading the ends of the topics", futures.values())
             ends.append({(p.topic, p.partition): r.offset for p, r in zip(futures, results, strict=True)})
         found: dict[str, dict[int, tuple[int, int]]] = {name: {} for name in topics}
         for (topic, partition), start in ends[0].items():
@@ -298,7 +264,7 @@ class Admin:
         if not places:
             return {}
         futures = self._client.list_offsets(dict.fromkeys(places, spec), request_timeout=self._timeout_s)
-        results = self._wait(f"finding a time in {name}", futures)
+        results = self._wait(f"finding a time in {name}", futures.values())
         return {place.partition: result.offset for place, result in zip(futures, results, strict=True)}
 
     def _describe(self, names: Iterable[str], *, operations: bool, skip_denied: bool = False) -> dict[str, TopicInfo]:
@@ -350,7 +316,7 @@ class Admin:
         """
         brokers = self.brokers()
         future = self._client.describe_cluster(include_authorized_operations=True, request_timeout=self._timeout_s)
-        (result,) = self._wait("describing the cluster", future)
+        (result,) = self._wait("describing the cluster", [future])
         controller = f"{result.controller.host}:{result.controller.port}" if result.controller else ""
         return Cluster(result.cluster_id or "", controller, brokers, _operations(result.authorized_operations))
 

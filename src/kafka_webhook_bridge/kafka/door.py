@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from kafka_webhook_bridge.errors import ConfigError, Problem
+from kafka_webhook_bridge.kafka.trust import trusting
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.observability.certificate import Certificate
@@ -96,12 +97,10 @@ def _context(ca: str) -> tuple[ssl.SSLContext, bool]:
     if ca and not Path(ca).exists():
         return _unchecked(), False
     try:
-        context = ssl.create_default_context(cafile=ca or None)
+        return trusting(ca), True
     except (ssl.SSLError, OSError) as error:
         what = "no PEM certificate is in there" if isinstance(error, ssl.SSLError) else _words(error)
         raise ConfigError([Problem("KWB_KAFKA_EXTERNAL_CA", f"{ca}: {what}")]) from None
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python's own since 3.13; no Kafka client asks for it
-    return context, True
 
 
 class _ConnectError(Exception):

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import confluent_kafka as ck
-import confluent_kafka.admin
 
-from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.kafka.admin import Admin
-from kafka_webhook_bridge.kafka.config import client_config
-from kafka_webhook_bridge.kafka.errors import translate
+from kafka_webhook_bridge.kafka.calls import CALL_TIMEOUT_S, Calls
 from kafka_webhook_bridge.settings import KafkaSettings
-
-ck_admin: Any = confluent_kafka.admin  # it does not export its names to type checkers
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +25,20 @@ class Progress:
     lag: int
 
 
-class Groups:
+class Groups(Calls):
     """Blocking calls with a time limit, safe in any thread. Raises KafkaError, and ConfigError at once."""
 
-    def __init__(self, settings: KafkaSettings, *, timeout_s: float = 10.0) -> None:
-        self._timeout_s = timeout_s
-        self._client = ck_admin.AdminClient(client_config(settings, **{"client.id": "kwb-groups"}))
+    def __init__(self, settings: KafkaSettings, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        super().__init__(settings, "kwb-groups", timeout_s=timeout_s)
         self._admin = Admin(settings, timeout_s=timeout_s)
-        login.follow(self, settings)
-
-    def log_in(self, username: str, password: str) -> None:
-        """Use another password from the next connection on."""
-        self._client.set_sasl_credentials(username, password)
 
     def states(self) -> dict[str, str]:
         """Every group that the bridge may see, and its state in Kafka's words (`stable`, `empty`)."""
-        (found,) = self._wait(
-            "listing the consumer groups", [self._client.list_consumer_groups(request_timeout=self._timeout_s)]
-        )
+        doing = "listing the consumer groups"
+        (found,) = self._wait(doing, [self._client.list_consumer_groups(request_timeout=self._timeout_s)])
+        if found.errors:  # of a broker that did not answer: its groups are not in the list
+            failure = ck.KafkaException(found.errors[0])
+            raise self._failed(doing, failure) from failure
         return {group.group_id: group.state.name.lower() for group in found.valid}
 
     def progress(self, groups: Iterable[str]) -> dict[str, Progress]:
@@ -72,14 +61,6 @@ class Groups:
         topics = {topic for own in positions.values() for topic, _ in own}
         offsets = self._admin.offsets(topics)  # later than the positions, so that no lag is negative
         return {group: _progress(group, own, offsets) for group, own in positions.items()}
-
-    def _wait(self, doing: str, futures: Iterable[Any]) -> list[Any]:
-        """All results by one deadline."""
-        deadline = time.monotonic() + self._timeout_s + 1  # librdkafka's own end is the better answer
-        try:
-            return [future.result(max(0.05, deadline - time.monotonic())) for future in futures]
-        except (ck.KafkaException, TimeoutError) as failure:
-            raise translate(doing, failure) from failure
 
 
 def _progress(

@@ -10,12 +10,12 @@ Messages are sent as they are (KIP-546, KIP-554, KIP-290). A connection lives fo
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kafka_webhook_bridge.errors import KafkaError
 from kafka_webhook_bridge.kafka.config import client_config
+from kafka_webhook_bridge.kafka.trust import trusting
 from kafka_webhook_bridge.settings import KafkaSettings
 
 _REACH = "Is the cluster up, and is KAFKA_BOOTSTRAP_SERVERS right from this machine?"
@@ -76,7 +76,7 @@ class Second:
                 "sasl_plain_password": known["sasl.password"],
             }
         if protocol.endswith("SSL"):
-            config["ssl_context"] = ssl.create_default_context(cafile=self._settings.ssl_ca or None)
+            config["ssl_context"] = trusting(self._settings.ssl_ca)
         return config
 
 

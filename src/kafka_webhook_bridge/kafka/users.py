@@ -17,22 +17,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import confluent_kafka as ck
-import confluent_kafka.admin
 
 from kafka_webhook_bridge.errors import KafkaError, UsageError
-from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.kafka.admin import Admin
-from kafka_webhook_bridge.kafka.config import client_config
-from kafka_webhook_bridge.kafka.errors import code_of, translate
+from kafka_webhook_bridge.kafka.calls import CALL_TIMEOUT_S, Calls, ck_admin
 from kafka_webhook_bridge.kafka.quotas import Quotas
 from kafka_webhook_bridge.kafka.second import Second
 from kafka_webhook_bridge.observability.failpoints import failpoint
 from kafka_webhook_bridge.settings import KafkaSettings
 
-ck_admin: Any = confluent_kafka.admin  # it does not export its names to type checkers
-
 ALL = "*"
-CALL_TIMEOUT_S = 10.0
 _ITERATIONS = 8192
 _VISIBLE_TIMEOUT_S = 10.0  # until the broker that is asked knows of a change
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,62}")
@@ -131,27 +125,12 @@ def matches(patterns: Iterable[str], name: str) -> bool:
     return any(name.startswith(p[:-1]) if p.endswith(ALL) else name == p for p in patterns)
 
 
-class Users:
+class Users(Calls):
     """Blocking calls with a time limit, safe in any thread. Raises KafkaError, and ConfigError at once."""
 
     def __init__(self, settings: KafkaSettings, *, timeout_s: float = CALL_TIMEOUT_S) -> None:
-        self._settings = settings
-        self._timeout_s = timeout_s
-        self._last_error: ck.KafkaError | None = None
-        self._client = ck_admin.AdminClient(
-            client_config(settings, **{"client.id": "kwb-users", "error_cb": self._errored})
-        )
+        super().__init__(settings, "kwb-users", timeout_s=timeout_s, hints=_HINTS)
         self._second = Second(settings, timeout_s=timeout_s, hints=_HINTS_BY_NAME)
-        login.follow(self, settings)
-
-    def log_in(self, username: str, password: str) -> None:
-        """Use another password from the next connection on."""
-        self._last_error = None
-        self._client.set_sasl_credentials(username, password)
-
-    def _errored(self, error: ck.KafkaError) -> None:
-        if self._last_error is None or error.code() != ck.KafkaError._ALL_BROKERS_DOWN:  # its cause says more
-            self._last_error = error
 
     # ── what there is ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -343,16 +322,6 @@ class Users:
             call()
         except KafkaError:
             left.append(what)
-
-    def _wait(self, doing: str, futures: Iterable[Any]) -> list[Any]:
-        """All results, by one deadline."""
-        deadline = time.monotonic() + self._timeout_s + 1  # librdkafka's own end is the better answer
-        try:
-            return [future.result(max(0.05, deadline - time.monotonic())) for future in futures]
-        except (ck.KafkaException, TimeoutError) as failure:
-            error = translate(doing, failure, self._last_error)
-            error.hint = _HINTS.get(code_of(failure) or 0, error.hint)
-            raise error from failure
 
 
 def _rules(name: str, topics: Iterable[str], groups: Iterable[str]) -> list[Any]:

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from kafka_webhook_bridge.errors import StackError, UsageError
+from kafka_webhook_bridge.kafka.trust import trusting
 from kafka_webhook_bridge.observability.certificate import NEAR_DAYS, Certificate, describe
 from kafka_webhook_bridge.stack.files import lock, write_private
 
@@ -244,8 +245,7 @@ def _refusal(path: Path, key: Path, ca: Path | None, found: Certificate) -> str:
     """Why a client refuses the chain, by a handshake in memory with what it trusts; empty when it does not."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(path, key)
-    client = ssl.create_default_context(cafile=ca)
-    client.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python's own since 3.13; no Kafka client asks for it
+    client = trusting(ca)
     name = next((n.replace("*", "any") for n in found.names), "localhost")
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
