@@ -6,14 +6,18 @@ import contextlib
 import io
 import os
 import re
+from pathlib import Path
 from unittest import mock
 
 import pytest
 
 from kafka_webhook_bridge.cli import main
+from kafka_webhook_bridge.cli.output import Output
 from kafka_webhook_bridge.cli.snippets import Access, snippets
-from kafka_webhook_bridge.errors import UsageError
+from kafka_webhook_bridge.cli.turns import alone
+from kafka_webhook_bridge.errors import KwbError, UsageError
 from kafka_webhook_bridge.kafka.users import check_name, check_topic, matches
+from kafka_webhook_bridge.settings import load_settings
 
 
 def create(*arguments: str, **environ: str) -> tuple[int, str]:
@@ -66,6 +70,22 @@ def test_wrong_options_are_refused_before_anything_is_asked(options: tuple[str, 
     code, said = create("partner", *options)
     assert code == 2
     assert word in said
+
+
+def test_one_change_of_a_user_at_a_time_on_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    settings, out = load_settings({}), Output(json=False)
+    refused = pytest.raises(KwbError, match="Another command is making, changing or deleting the user partner")
+    with alone(settings, out, "partner"), alone(settings, out, "other"), refused, alone(settings, out, "partner"):
+        pass
+    with alone(settings, out, "partner"):
+        pass
+
+
+def test_a_machine_that_may_write_nowhere_changes_users_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.gettempdir", mock.Mock(side_effect=FileNotFoundError))
+    with alone(load_settings({}), Output(json=False), "partner"):
+        pass
 
 
 @pytest.mark.parametrize("pattern", ["*", "shop.*", "s*", "shop.orders", "_x", "Shop-1"])

@@ -1,6 +1,6 @@
 """One change of an outside user at a time: Kafka would mix two of them, and none of both would hear of it.
 
-    on this machine   a lock on a file
+    on this machine   a lock on a file, where it has a folder for temporary ones
     everywhere else   a lock in PostgreSQL; the worker that ends users takes it, too
 
 Without PostgreSQL commands on two machines do not see each other; then Users.create sees that its user became another.
@@ -28,11 +28,9 @@ _HINT = "Wait for its end; `kwb users list` shows what came of it."
 @contextlib.contextmanager
 def alone(settings: Settings, out: Output, name: str) -> Iterator[None]:
     """Nobody else changes the user `name` in this block. Raises KwbError while another command does."""
-    from kafka_webhook_bridge.stack.files import lock
-
     busy = f"Another command is making, changing or deleting the user {name} now."
     with contextlib.ExitStack() as held:
-        held.enter_context(lock(Path(tempfile.gettempdir()) / f"kwb-users-{os.getuid()}-{name}.lock", busy, _HINT))
+        held.enter_context(_machine(name, busy))
         if settings.store.url is not None:
             try:
                 mine = held.enter_context(_turn(settings, name))
@@ -42,6 +40,16 @@ def alone(settings: Settings, out: Output, name: str) -> Iterator[None]:
                 if not mine:
                     raise KwbError(busy, hint=_HINT)
         yield
+
+
+def _machine(name: str, busy: str) -> contextlib.AbstractContextManager[None]:
+    from kafka_webhook_bridge.stack.files import lock
+
+    try:
+        folder = Path(tempfile.gettempdir())
+    except FileNotFoundError:  # a container that may write nowhere
+        return contextlib.nullcontext()
+    return lock(folder / f"kwb-users-{os.getuid()}-{name}.lock", busy, _HINT)
 
 
 @contextlib.contextmanager
