@@ -1,5 +1,4 @@
-"""One change of an outside user at a time, and each of them whole or undone: Kafka would mix two of them, and none of
-both would hear of it.
+"""One change of an outside user at a time: Kafka would mix two of them, and none of both would hear of it.
 
     on this machine   a lock on a file
     everywhere else   a lock in PostgreSQL; the worker that ends users takes it, too

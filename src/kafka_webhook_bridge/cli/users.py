@@ -6,6 +6,7 @@ A password is shown once, or written to files that the owner alone can read; it 
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import time
@@ -338,7 +339,7 @@ def _tell_access(
     if end is not None:
         out.say(f"  until     {short(end)} UTC; then the worker removes it")
     if files:
-        out.say("  password  in the files below, and nowhere else")
+        out.say(f"  password  in the files below{_of_a_container()}, and nowhere else")
         for path, snippet in zip(files, shown, strict=True):
             out.say(f"{path}", "bold")
             out.say(f"  {snippet.use}")
@@ -346,6 +347,12 @@ def _tell_access(
     out.say(f"  password  {access.password}   (shown this once)")
     for snippet in shown:
         _show(out, snippet)
+
+
+def _of_a_container() -> str:
+    """Files in a container are not where the person is who started the command."""
+    inside = any(map(os.path.exists, ("/.dockerenv", "/run/.containerenv")))
+    return " of this container (docs/howto/outside-consumers.md says how to get them out)" if inside else ""
 
 
 def _show(out: Output, snippet: Snippet) -> None:
