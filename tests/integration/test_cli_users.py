@@ -66,7 +66,7 @@ def test_create_gives_exactly_these_rights_and_this_quota(partner: Partner, stac
     }
     row = _shown(stack, partner.name)
     assert row is not None
-    assert row["limits"] == {"consumer_byte_rate": 5e6, "request_percentage": 100}
+    assert row["limits"] == {"consumer_byte_rate": 5e6, "request_percentage": 25}
     assert (row["topics"], row["groups"], row["other_rights"]) == ([f"{partner.name}.*"], [f"{partner.name}*"], [])
     assert len(partner.password) >= 192 / 6
 
@@ -205,7 +205,7 @@ def test_a_deleted_user_leaves_nothing(stack: Stack) -> None:
     gone = kwb(stack, "delete", partner.name, code=1)
     assert "There is no user" in gone.stderr
     again = kwb(stack, "create", partner.name, "--topics", "x", "--group-prefix", partner.name, "--json")
-    assert json.loads(again.stdout)["limits"] == {"request_percentage": 100}
+    assert json.loads(again.stdout)["limits"] == {"request_percentage": 25}
     assert _shown(stack, partner.name) is not None
 
 
