@@ -28,7 +28,7 @@ def parse_size(text: str) -> int:
     """Bytes of `5MiB`, `512 KB` or `1024`. Raises ValueError with a sentence for people."""
     match = _SIZE.fullmatch(text)
     if not match:
-        raise ValueError(f"{text!r} is not a size: write bytes, or a number with KiB, MiB, GiB")
+        raise ValueError(f"{text!r} is not a size: write bytes, or a number with KB, MB, GB (KiB, MiB, GiB)")
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
 
 

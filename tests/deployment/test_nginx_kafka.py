@@ -164,7 +164,7 @@ class Printed:
         self.topic = f"{self.name}.orders"
         outside.make(self.topic)
         outside.produce(self.topic, range(30))
-        shutil.copyfile(outside.front.authority.ca, folder / "ca.pem")
+        shutil.copyfile(outside.front.ca, folder / "ca.pem")
         kafka = outside.kafka
         environ = {
             "PATH": os.defpath, "KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap, "KAFKA_USERNAME": kafka.username,
@@ -362,6 +362,35 @@ def test_a_reload_with_a_new_certificate_cuts_no_consumer(outside: Outside, read
     second.read_to(120)
     second.close()
     reader.nothing_lost_or_twice(120)
+
+
+def test_the_printed_snippets_go_on_after_restarts_of_the_broker(outside: Outside, folder: Path) -> None:
+    """Nobody starts them again; what was read once may come twice."""
+    (folder / "user").mkdir()
+    printed = Printed(outside, folder / "user")
+    with contextlib.ExitStack() as running:
+        heard = {}
+        for kind in NUMBER:
+            (folder / kind).mkdir()
+            heard[kind] = running.enter_context(printed.running(kind, **needs(kind, folder / kind)))
+
+        def numbers(kind: str) -> set[int]:
+            return set(map(int, re.findall(rf"(?m)^{NUMBER[kind]}\r?$", heard[kind]())))
+
+        quick = [
+            kind for kind in NUMBER if kind != "node"
+        ]  # whose second restart comes before it is back from the first
+        for restarts, kinds in enumerate((NUMBER, quick, NUMBER)):
+            count = 30 * (restarts + 1)
+            if restarts:
+                outside.kafka.stop()
+                outside.kafka.start()
+                outside.produce(printed.topic, range(count - 30, count))
+            for kind in kinds:
+                eventually(
+                    lambda kind=kind, count=count: numbers(kind) == set(range(count)),  # type: ignore[misc]
+                    f"{kind} reads after {restarts} restarts",
+                )
 
 
 def test_nginx_killed_and_started_again(outside: Outside, reader: Reader) -> None:

@@ -26,6 +26,7 @@ from bridge import serving
 from kafka_webhook_bridge.archive.expiry import Expiry
 from kafka_webhook_bridge.errors import KafkaError
 from kafka_webhook_bridge.kafka.config import client_config
+from kafka_webhook_bridge.kafka.groups import Groups
 from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.observability import metrics
 from kafka_webhook_bridge.settings import load_settings
@@ -65,7 +66,7 @@ def test_create_gives_exactly_these_rights_and_this_quota(partner: Partner, stac
     }
     row = _shown(stack, partner.name)
     assert row is not None
-    assert row["limits"] == {"consumer_byte_rate": 5e6, "request_percentage": 100}
+    assert row["limits"] == {"consumer_byte_rate": 5e6, "request_percentage": 25}
     assert (row["topics"], row["groups"], row["other_rights"]) == ([f"{partner.name}.*"], [f"{partner.name}*"], [])
     assert len(partner.password) >= 192 / 6
 
@@ -115,11 +116,12 @@ def test_list_shows_lag_and_speed_and_no_password(stack: Stack) -> None:
     assert partner.password not in done.stdout + done.stderr
     (row,) = [row for row in json.loads(done.stdout) if row["name"] == partner.name]
     assert row["consumer_groups"] == [{"group": partner.group, "state": "empty", "lag": 7, "records_per_second": 0.0}]
-    people = kwb(stack, "list", "--window", "0")
-    # Others may read in every group, and then show this one, too.
-    (line,) = [line for line in people.stdout.splitlines() if line.split()[:1] == [partner.name]]
-    assert f"{partner.name}.*" in line
-    assert partner.group in line
+    for width in ("80", "250"):
+        people = kwb(stack, "list", "--window", "0", COLUMNS=width).stdout
+        # Others may read in every group, and then show this one, too.
+        user, group = [line for line in people.splitlines() if line.split()[:1] == [partner.name]]
+        assert user.split()[:3] == [partner.name, f"{partner.name}.*", f"{partner.name}*"]
+        assert group.split() == [partner.name, partner.group, "7", "–"]
 
 
 def test_list_shows_how_fast_a_group_reads(stack: Stack) -> None:
@@ -203,8 +205,61 @@ def test_a_deleted_user_leaves_nothing(stack: Stack) -> None:
     gone = kwb(stack, "delete", partner.name, code=1)
     assert "There is no user" in gone.stderr
     again = kwb(stack, "create", partner.name, "--topics", "x", "--group-prefix", partner.name, "--json")
-    assert json.loads(again.stdout)["limits"] == {"request_percentage": 100}
+    assert json.loads(again.stdout)["limits"] == {"request_percentage": 25}
     assert _shown(stack, partner.name) is not None
+
+
+def _groups(stack: Stack) -> set[str]:
+    return set(Groups(stack.kafka.settings).states())
+
+
+def test_the_groups_of_a_deleted_user_go_with_it(stack: Stack) -> None:
+    partner, other = make_partner(stack), make_partner(stack)
+    for user in (partner, other):
+        read(user.config(**{"group.id": user.group}), [user.own], 1)
+    busy = f"{partner.name}-busy"
+    member = ck.Consumer(partner.config(**{"group.id": busy, "auto.offset.reset": "earliest"}))
+    try:
+        member.subscribe([partner.own])
+        until(lambda: member.poll(0.5), "a record")
+        assert {partner.group, other.group, busy} <= _groups(stack)
+        done = kwb(stack, "delete", partner.name, "--json")
+        (warning,) = json.loads(done.stdout)["warnings"]
+        assert f"{busy} stays, with its positions: it has members" in warning
+        assert {partner.group, other.group, busy} & _groups(stack) == {other.group, busy}
+    finally:
+        member.close()
+
+
+def test_what_is_left_of_a_user_is_shown_with_what_to_do(stack: Stack) -> None:
+    users, name = Users(stack.kafka.settings), f"cut{secrets.token_hex(4)}"
+    users.allow_reading(name, ["shop.*"], [f"{name}*"])  # as after a kill -9 in the middle of `create`
+    until(lambda: users.find(name), "its rights")
+    row = _shown(stack, name)
+    assert row is not None
+    assert (row["credential"], row["topics"]) == (False, ["shop.*"])
+    said = kwb(stack, "list", "--window", "0").stderr
+    assert f"{name} has no password" in said
+    assert f"`kwb users delete {name}`" in said
+    assert f"`kwb users delete {name}`" in kwb(stack, "rotate", name, code=1).stderr
+    kwb(stack, "delete", name)
+    users.put(name, "secret")  # as in the middle of `delete`
+    until(lambda: users.find(name), "its credential")
+    assert f"{name} may read nothing" in kwb(stack, "list", "--window", "0").stderr
+    kwb(stack, "delete", name)
+    assert _shown(stack, name) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("create", "x", "--topics", "x", "--group-prefix", "x"), ("list",), ("rotate", "x"), ("delete", "x")],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_wrong_password_of_the_bridge_is_named(stack: Stack, arguments: tuple[str, ...]) -> None:
+    said = kwb(stack, *arguments, code=1, KAFKA_PASSWORD="wrong").stderr
+    assert "Invalid username or password" in said
+    assert "KAFKA_PASSWORD" in said
+    assert "Is the cluster up" not in said
 
 
 def test_rotating_nobody_is_a_found_problem(stack: Stack) -> None:

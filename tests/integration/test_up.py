@@ -248,6 +248,9 @@ def test_rule_11_a_file_says_who_sends_and_the_other_terminal_knows_it(tmp_path:
         with up(Path(name) / "stack", KWB_CONFIG=str(tmp_path / "bridge.yaml")) as it:
             assert it.accepted("/shop")["topic"] == "shop.orders"
             assert it.post("/somebody-else")[0] == 404
+            done = subprocess.run(["sh", "-c", it.ready["try"]], capture_output=True, text=True, check=True)
+            assert done.stdout.startswith("HTTP/1.1 200 "), done.stdout
+            assert '"topic":"shop.orders"' in done.stdout
             env = it.env()
             assert env["KWB_CONFIG"] == str(tmp_path / "bridge.yaml")
             assert shutil.which("kwb", path=env["PATH"])

@@ -243,3 +243,108 @@ def test_the_worker_ends_nobody_who_is_being_made_anew(commands: Commands) -> No
             assert commands.topics() is None
 
     asyncio.run(run())
+
+
+# ── told to end in the middle ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_a_maker_that_is_told_to_end_undoes_what_it_made(commands: Commands, number: int, status: int) -> None:
+    name, where = commands.name, commands.folder / "made"
+
+    async def ends() -> set[str]:
+        async with Store(load_settings({"DATABASE_URL": commands.database}).store) as store:
+            await migrate(store)
+            return set(await store_users.ends(store))
+
+    asyncio.run(ends())
+    maker = commands.start(
+        "create", name, "--topics", "x", "--group-prefix", name, "--expires", "1d", "--output", str(where),
+        stop="users.allowed",
+    ).stopped()  # fmt: skip
+    assert len(list(where.iterdir())) == 4
+    assert asyncio.run(ends()) == {name}
+    maker.process.send_signal(number)
+    ended, out, err = maker.go_on().end()
+    assert (ended, out) == (status, "")
+    assert f"there is no user {name}" in err
+    assert "Traceback" not in err
+    assert list(where.iterdir()) == []
+    assert asyncio.run(ends()) == set()
+    until(lambda: Users(commands.stack.kafka.settings).find(name) is None, "nothing is left")
+
+
+def test_who_deletes_and_is_told_to_end_deletes_all_of_it(commands: Commands) -> None:
+    assert commands.create("x").end()[0] == 0
+    deleting = commands.change("delete", stop="users.forbidden").stopped()
+    deleting.process.terminate()
+    status, _, err = deleting.go_on().end()
+    assert status == 0, err
+    assert Users(commands.stack.kafka.settings).find(commands.name) is None
+
+
+# ── what two users share ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_no_user_can_move_the_positions_of_another(commands: Commands) -> None:
+    assert commands.create("x").end()[0] == 0  # in groups that begin with NAME-x
+    users, other = Users(commands.stack.kafka.settings), f"{commands.name}o"
+    users.allow_reading(other, ["y"], ["literal-" + commands.name])
+    try:
+        until(lambda: users.find(other), "the other one's right")
+        for prefix in (f"{commands.name}-x", f"{commands.name}-x2", commands.name, "literal-" + commands.name[:4]):
+            done = commands.start("create", "second", "--topics", "x", "--group-prefix", prefix)
+            refused(done, f"--group-prefix {prefix}: ")
+        assert users.find("second") is None
+        beside = commands.start("create", "second", "--topics", "x", "--group-prefix", f"literal-{commands.name}-2")
+        assert beside.end()[0] == 0
+    finally:
+        users.delete("second")
+        users.delete(other)
+
+
+def test_of_two_made_at_once_with_the_same_groups_none_is_left(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users, name = Users(commands.stack.kafka.settings), commands.name
+    allow = users._allow
+
+    def both(name: str, rules: list[object]) -> None:
+        allow(f"{name}2", _rules(f"{name}2", ["other"], [f"{name}2*"]))
+        allow(name, rules)
+
+    monkeypatch.setattr(users, "_allow", both)
+    try:
+        with pytest.raises(KafkaError, match=f"{name}2 reads in the groups {name}2"):
+            users.create(name, "secret", [f"{name}.x"], name, {}, limits_needed=False)
+        until(lambda: users.find(name) is None, "nothing is left")
+    finally:
+        users.delete(f"{name}2")
+
+
+def test_the_worker_ends_nobody_whose_end_was_moved_after_it_looked(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings({**commands.stack.environ(), "DATABASE_URL": commands.database})
+    name, changing = commands.name, store_users.changing
+    assert commands.create("x").end()[0] == 0
+
+    async def run() -> None:
+        async with Store(settings.store) as store:
+            await migrate(store)
+            await store_users.put_end(store, name, datetime.now(UTC) - timedelta(days=1))
+
+            def renewed_before(store: Store, name: str) -> contextlib.AbstractAsyncContextManager[bool]:
+                renewed = commands.start("delete", name).end(), commands.start(
+                    "create", name, "--topics", f"{name}.y", "--group-prefix", name, "--expires", "90d"
+                ).end()  # fmt: skip
+                assert [status for status, _, _ in renewed] == [0, 0], renewed
+                return changing(store, name)
+
+            monkeypatch.setattr(store_users, "changing", renewed_before)
+            await Expiry(settings, store).turn()
+            monkeypatch.setattr(store_users, "changing", changing)
+            assert commands.topics() == (f"{name}.y",)
+            assert set(await store_users.ends(store)) == {name}
+
+    asyncio.run(run())

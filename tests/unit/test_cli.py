@@ -25,7 +25,9 @@ from kafka_webhook_bridge.cli import GROUPS, fates, load, main
 from kafka_webhook_bridge.cli.checks import Check, Doctor
 from kafka_webhook_bridge.cli.output import Output
 from kafka_webhook_bridge.cli.resending import Shown
+from kafka_webhook_bridge.cli.sources import example
 from kafka_webhook_bridge.settings import rows
+from kafka_webhook_bridge.sources.config import load_configuration
 from kafka_webhook_bridge.store.relay import STATES
 
 CANARY = "canary-e06b"
@@ -342,7 +344,7 @@ def test_sources_show() -> None:
 @pytest.mark.parametrize(
     ("environ", "url"),
     [
-        ({"DOMAIN_NAME": "hooks.example.com"}, "https://hooks.example.com/erp"),
+        ({"DOMAIN_NAME": "hooks.example.com"}, "https://webhooks.hooks.example.com/erp"),
         ({"KWB_INGEST_HOST": "0.0.0.0", "KWB_INGEST_PORT": "9000"}, "http://127.0.0.1:9000/erp"),
         ({"KWB_INGEST_HOST": "::1", "KWB_INGEST_TLS_CERT": "/c.pem"}, "https://[::1]:8080/erp"),
     ],
@@ -350,6 +352,25 @@ def test_sources_show() -> None:
 def test_the_address_of_a_source(environ: dict[str, str], url: str) -> None:
     found = json.loads(here("sources", "show", "erp", "--json", KWB_CONFIG=YAML, **LOGIN, **environ).stdout)
     assert found["url"] == url
+
+
+@pytest.mark.parametrize(
+    ("config", "topic", "line"),
+    [
+        ("open_rule: true\ntopic_prefix: open.\n", "open.demo", "-u 'me:it'\"'\"'s' -H JSON -d BODY URL/demo"),
+        ("sources: {shop: {topic: shop.orders}}", "shop.orders", "-u 'me:it'\"'\"'s' -H JSON -d BODY URL/shop"),
+        ("sources: {a: {auth: none, methods: [GET]}, b: {}}", "a", "URL/a"),
+        ("sources: {b: {}, demo: {auth: none}}", "demo", "-H JSON -d BODY URL/demo"),
+        ("sources: {b: {username: u, password: p}}", "b", '-u "$B_USERNAME:$B_PASSWORD" -H JSON -d BODY URL/b'),
+    ],
+)
+def test_the_webhook_to_try_is_one_that_is_taken(config: str, topic: str, line: str) -> None:
+    settings, table = load_configuration({**LOGIN, **SERVERS, "KWB_CONFIG": config})
+    found, where = example(table, settings, "URL", "me:it's")
+    words = {"'Content-Type: application/json'": "JSON", '\'{"hello":"kafka"}\'': "BODY"}
+    for text, word in words.items():
+        found = found.replace(text, word)
+    assert (found, where) == (f"curl -i {line}", topic)
 
 
 def test_sources_show_of_an_unknown_name() -> None:

@@ -217,6 +217,7 @@ def test_doctor_tells_what_is_wrong_with_a_certificate(tmp_path: Path) -> None:
             found = checks(settings(opened.port, KWB_KAFKA_EXTERNAL_CA=str(place.ca)))
         assert status(found) == {"outside": outside, "outside.certificate": judged}, words
         assert found["outside.certificate"][0].found.startswith(words)
+        assert "-" not in found["outside.certificate"][0].found.partition("UTC")[2]  # no days below 0 are left
 
 
 def test_doctor_says_where_nothing_was_checked(opened: Door) -> None:

@@ -60,6 +60,7 @@ def test_super_users_are_refused_whatever_their_letters() -> None:
         (("--topics", "x", "--group-prefix", "*"), "--group-prefix"),
         (("--topics", "x", "--group-prefix", "x", "--bytes-per-second", "0"), "read nothing"),
         (("--topics", "x", "--group-prefix", "x", "--bytes-per-second", "fast"), "not a size"),
+        (("--topics", "x", "--group-prefix", "x", "--bytes-per-second", "5XB"), "a number with KB, MB, GB"),
         (("--topics", "x", "--group-prefix", "x", "--expires", "soon"), "--expires"),
         (("--topics", "x", "--group-prefix", "x", "--expires", "0d"), "--expires"),
         (("--topics", "x", "--group-prefix", "x", "--expires", "99999999999d"), "--expires"),

@@ -1,4 +1,4 @@
-"""Outside users whose time is over: their rights, quota and credential are removed from Kafka.
+"""Outside users whose time is over: their rights, quota, credential and groups are removed from Kafka.
 
 One worker does it, under a lease. Done twice it would do no harm. While Kafka or PostgreSQL is away it is tried again,
 and a user that cannot be removed holds up no other.
@@ -77,7 +77,7 @@ class Expiry:
             self._failures.add()
             return False
         for warning in warnings or ():
-            self._log.warning("quota not removed", user=name, error=warning)
+            self._log.warning("not all of a user removed", user=name, error=warning)
         if warnings is not None:
             self._removed.add()
         self._log.info("user removed: its time is over", user=name, found=warnings is not None)

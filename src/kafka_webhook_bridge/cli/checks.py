@@ -384,8 +384,8 @@ def _door_certificate(found: door.Look, host: str, ca: str) -> Iterator[Check]:
     trouble = certificate.time_trouble()
     if trouble or days < NEAR_DAYS[0]:
         refused = certificate.seconds_left() <= 0 or "before" in trouble
-        found_words = f"{trouble or 'it is to be renewed'}; {days} days left"
-        yield Check(name, "fail" if refused else "warn", found_words, renew)
+        left = f"; {days} days left" if days >= 0 else ""
+        yield Check(name, "fail" if refused else "warn", f"{trouble or 'it is to be renewed'}{left}", renew)
     else:
         yield Check(name, "ok", f"{days} days left, by {certificate.issuer}")
     if found.step != "tls" and not found.trusted:

@@ -1,4 +1,7 @@
-"""What an outside consumer pastes to read: Java properties, kcat, Python, Node. Each reads all that the user may."""
+"""What an outside consumer pastes to read: Java properties, kcat, Python, Node. Each reads all that the user may.
+
+All go on by themselves after the cluster was away; kcat and kafkajs need to be told so.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +44,13 @@ def snippets(access: Access) -> list[Snippet]:
     kcat = " ".join(f"'{topic}'" for topic in map(_librdkafka, access.topics))
     return [
         Snippet(
-            "java", "Java", f"{name}.properties", _properties(access),
-            f"kafka-console-consumer.sh --bootstrap-server {access.servers} --command-config {name}.properties "
+            "java", "Java, with the tools of Kafka 3 and 4", f"{name}.properties", _properties(access),
+            f"kafka-console-consumer.sh --bootstrap-server {access.servers} --consumer.config {name}.properties "
             f"--include '{include}' --from-beginning",
         ),
         Snippet(
             "kcat", "kcat, with librdkafka 2.6.1 or newer", f"{name}.kcat.conf", _kcat(access),
-            f"kcat -F {name}.kcat.conf -G {access.group('kcat')} {kcat}",
+            f"kcat -E -F {name}.kcat.conf -G {access.group('kcat')} {kcat}",
         ),
         Snippet("python", "Python", f"{name}.py", _python(access), f"pip install confluent-kafka && python {name}.py"),
         Snippet("node", "Node", f"{name}.cjs", _node(access), f"npm install kafkajs && node {name}.cjs"),
@@ -132,10 +135,13 @@ const kafka = new Kafka({{
   brokers: [{brokers}],
   ssl: {ssl},
   sasl: {{ mechanism: "scram-sha-512", username: {_quoted(access.name)}, password: {_quoted(access.password)} }},
+  retry: {{ maxRetryTime: 2000 }}, // while the cluster is away; after five tries the consumer begins anew, for ever
 }});
 
 async function main() {{
-  const consumer = kafka.consumer({{ groupId: {_quoted(access.group("node"))} }});
+  // A group waits so long for a member that was cut off, and a record may take no longer.
+  const session = {{ sessionTimeout: 8000, heartbeatInterval: 2000 }};
+  const consumer = kafka.consumer({{ groupId: {_quoted(access.group("node"))}, ...session }});
   await consumer.connect();
   await consumer.subscribe({{ topics: [{topics}], fromBeginning: true }});
   await consumer.run({{

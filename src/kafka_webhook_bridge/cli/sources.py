@@ -133,15 +133,31 @@ def _facts(source: Source, settings: Settings, table: SourceTable) -> dict[str, 
         "open": source.open,
         "url": url,
         "variables": variables,
-        "try": _curl(url, facts["methods"], variables),
+        "try": _curl(url, facts["methods"], _login_word(variables)),
     }
 
 
-def _curl(url: str, methods: list[str], variables: list[str]) -> str:
+def example(table: SourceTable, settings: Settings, url: str, login: str) -> tuple[str, str]:
+    """A webhook to try at `url`, as a line for a shell, and its topic: to `demo`, where that name is taken.
+
+    `login` are the bridge's own credentials, as curl takes them.
+    """
+    source = table.get("demo") or table.open_source("demo") or table.all()[0]
+    facts = _facts(source, settings, table)
+    word = _login_word(facts["variables"]) if facts["own_credentials"] or not facts["variables"] else shlex.quote(login)
+    return _curl(f"{url}/{source.name}", facts["methods"], word), source.topic
+
+
+def _login_word(variables: list[str]) -> str:
+    return '"${}:${}"'.format(*variables) if variables else ""
+
+
+def _curl(url: str, methods: list[str], login: str) -> str:
+    """A line for a shell; `login` is quoted already, and empty for none."""
     method = next(method for method in _METHODS if method in methods)
     words = ["curl", "-i"]
-    if variables:
-        words += ["-u", '"${}:${}"'.format(*variables)]
+    if login:
+        words += ["-u", login]
     if method == "HEAD":
         words += ["-I"]
     elif method not in {"GET", "POST"}:
@@ -152,9 +168,9 @@ def _curl(url: str, methods: list[str], variables: list[str]) -> str:
 
 
 def _address(settings: Settings) -> str:
-    """Where senders reach the bridge, as far as the settings tell: its domain, else its own port."""
+    """Where senders reach the bridge, as far as the settings tell: in its domain, else at its own port."""
     if settings.bridge.domain_name:
-        return f"https://{settings.bridge.domain_name}"
+        return f"https://webhooks.{settings.bridge.domain_name}"
     return settings.ingest.url
 
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kafka_webhook_bridge.cli.output import Output
 from kafka_webhook_bridge.errors import KwbError, StoreError
@@ -69,3 +71,34 @@ def _turn(settings: Settings, name: str) -> Iterator[bool]:
             yield runner.run(take())
         finally:
             runner.run(held.aclose())
+
+
+@contextlib.contextmanager
+def unbroken() -> Iterator[Callable[[], None]]:
+    """Ctrl-C, SIGTERM and a closed terminal wait in this block for the call that it gives, which raises them then.
+
+    So they come between two steps, not while Kafka does what would have to be undone. A second one does not wait.
+    """
+    if threading.current_thread() is not threading.main_thread():  # others are never interrupted
+        yield lambda: None
+        return
+    came: list[int] = []
+
+    def go_on() -> None:
+        if came:
+            raise KeyboardInterrupt if came[0] == signal.SIGINT else SystemExit(128 + came[0])
+
+    def handle(number: int, _frame: Any) -> None:
+        came.append(number)
+        if len(came) > 1:
+            go_on()
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: found for number in numbers if (found := signal.getsignal(number)) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield go_on
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

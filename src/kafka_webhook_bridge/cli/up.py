@@ -265,7 +265,12 @@ class Up:
     # ── talking ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _announce(self, stack: Stack, bridge: Bridge, credentials: dict[str, str]) -> None:
+        from kafka_webhook_bridge.cli.sources import example
+        from kafka_webhook_bridge.sources.config import load_configuration
+
         user, password = credentials["webhook_username"], credentials["webhook_password"]
+        settings, table = load_configuration(bridge.environ)
+        line, topic = example(table, settings, bridge.url, f"{user}:{password}")
         logs = [bridge.log, stack.kafka.log, stack.postgres.log]
         files = {name: _shown(self._folder / name) for name in ("env", "consumer.properties", "kcat.conf")}
         say = self._out.say
@@ -279,12 +284,11 @@ class Up:
         say(f"  PostgreSQL  127.0.0.1:{stack.postgres.port}   $DATABASE_URL in {files['env']}")
         say()
         say("Send a webhook", "bold")
-        say(f"  curl -u {shlex.quote(f'{user}:{password}')} -H 'Content-Type: application/json' "
-            f"-d '{{\"hello\":\"world\"}}' {bridge.url}/demo")  # fmt: skip
+        say(f"  {line}")
         say("Read it from Kafka: kcat, or Kafka's own consumer", "bold")
-        say(f"  kcat -F {files['kcat.conf']} -C -t demo -o beginning -f '%h\\n%s\\n'")
-        say(f"  kafka-console-consumer.sh --bootstrap-server {stack.kafka.proxy_bootstrap} --topic demo "
-            f"--from-beginning --command-config {files['consumer.properties']}")  # fmt: skip
+        say(f"  kcat -F {files['kcat.conf']} -C -t {topic} -o beginning -f '%h\\n%s\\n'")
+        say(f"  kafka-console-consumer.sh --bootstrap-server {stack.kafka.proxy_bootstrap} --topic {topic} "
+            f"--from-beginning --consumer.config {files['consumer.properties']}")  # fmt: skip
         say("Find it in PostgreSQL", "bold")
         say(f"  . {files['env']} && kwb events search")
         say()
@@ -296,6 +300,7 @@ class Up:
                 "url": bridge.url,
                 "management_url": bridge.management_url,
                 "webhook": {"username": user, "password": password},
+                "try": line,
                 "consumer": {
                     "bootstrap_servers": stack.kafka.proxy_bootstrap,
                     "security_protocol": "SASL_PLAINTEXT",

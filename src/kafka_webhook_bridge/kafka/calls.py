@@ -48,6 +48,17 @@ class Calls:
         self._last_error = None
         self._client.set_sasl_credentials(username, password)
 
+    def check_login(self) -> None:
+        """Raises KafkaError as soon as the cluster refuses the login, which any other call waits out."""
+        doing = "logging in"
+        answer = self._client.describe_cluster(request_timeout=self._timeout_s)
+        deadline = time.monotonic() + self._timeout_s
+        while not answer.done() and time.monotonic() < deadline:
+            self._client.poll(0.05)
+            if self._last_error is not None and self._last_error.code() == ck.KafkaError._AUTHENTICATION:
+                raise self._failed(doing, ck.KafkaException(self._last_error))
+        self._wait(doing, [answer])
+
     def _errored(self, error: ck.KafkaError) -> None:
         if self._last_error is None or error.code() != ck.KafkaError._ALL_BROKERS_DOWN:  # its cause says more
             self._last_error = error

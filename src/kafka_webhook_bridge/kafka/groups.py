@@ -1,4 +1,4 @@
-"""How far consumer groups are: what they have read, and what waits for them."""
+"""How far consumer groups are: what they have read, and what waits for them; and their end."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 import confluent_kafka as ck
 
+from kafka_webhook_bridge.errors import KafkaError
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.calls import CALL_TIMEOUT_S, Calls
+from kafka_webhook_bridge.kafka.errors import code_of
 from kafka_webhook_bridge.settings import KafkaSettings
+
+_HAS_MEMBERS = "it has members; Kafka forgets it when they have been gone for offsets.retention.minutes (7 days)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,19 @@ class Groups(Calls):
         topics = {topic for own in positions.values() for topic, _ in own}
         offsets = self._admin.offsets(topics)  # later than the positions, so that no lag is negative
         return {group: _progress(group, own, offsets) for group, own in positions.items()}
+
+    def delete(self, groups: Iterable[str]) -> dict[str, str]:
+        """Forget these groups and their positions. Those that stay, and why, in words."""
+        wanted, stay = list(groups), {}
+        asked = self._client.delete_consumer_groups(wanted, request_timeout=self._timeout_s) if wanted else {}
+        for group, future in asked.items():
+            try:
+                self._wait("deleting a consumer group", [future])
+            except KafkaError as error:
+                code = code_of(error.__cause__) if error.__cause__ else None
+                if code != ck.KafkaError.GROUP_ID_NOT_FOUND:
+                    stay[group] = _HAS_MEMBERS if code == ck.KafkaError.NON_EMPTY_GROUP else error.message
+        return stay
 
 
 def _progress(

@@ -1,7 +1,7 @@
 """Users for outside consumers: SCRAM-SHA-512 credentials, what they may read, and how much.
 
     create   quota ──▶ rights ──▶ credential: nobody can log in before everything bounds it
-    delete   rights ──▶ quota ──▶ credential: who is still connected reads nothing more
+    delete   rights ──▶ quota ──▶ credential ──▶ groups: who is still connected reads nothing more
 
 Kafka alone knows the users; the database knows when some of them end (store/users.py).
 """
@@ -21,6 +21,7 @@ import confluent_kafka as ck
 from kafka_webhook_bridge.errors import KafkaError, UsageError
 from kafka_webhook_bridge.kafka.admin import Admin
 from kafka_webhook_bridge.kafka.calls import CALL_TIMEOUT_S, Calls, ck_admin
+from kafka_webhook_bridge.kafka.groups import Groups
 from kafka_webhook_bridge.kafka.quotas import Quotas
 from kafka_webhook_bridge.kafka.second import Second
 from kafka_webhook_bridge.observability.failpoints import failpoint
@@ -52,6 +53,7 @@ _HINTS_BY_NAME: Mapping[str, str] = {
     "UNSUPPORTED_VERSION": _NO_USERS,
 }
 _ANY = 1  # in a filter of rights
+_SHARING = frozenset({"READ", "DELETE", "ALL"})  # what lets another user change a group
 _NOT_FOUND = 91  # RESOURCE_NOT_FOUND
 
 
@@ -63,6 +65,18 @@ class _Rule(NamedTuple):
     pattern: str
     operation: str
     permission: str
+
+    def of_groups(self) -> bool:
+        """Whether it lets somebody change consumer groups, but not all of them."""
+        return (self.kind, self.permission) == ("GROUP", "ALLOW") and self.operation in _SHARING and self.name != ALL
+
+    def means(self, name: str) -> bool:
+        """Whether it is about this resource."""
+        return name.startswith(self.name) if self.pattern == "PREFIXED" else name == self.name
+
+    def meets(self, prefix: str) -> bool:
+        """Whether it is about any resource whose name begins so."""
+        return self.name.startswith(prefix) or (self.pattern == "PREFIXED" and prefix.startswith(self.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +93,12 @@ class Rights:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A user as the cluster shows it. `limits` as in `Quotas.all`."""
+    """A user as the cluster shows it. `limits` as in `Quotas.all`; without a `credential` it has no password here."""
 
     name: str
     rights: Rights
     limits: Mapping[str, float]
+    credential: bool = True
 
 
 def check_name(name: str, super_users: Collection[str] = ()) -> None:
@@ -139,17 +154,22 @@ class Users(Calls):
         return set(self._credentials())
 
     def all(self) -> list[User]:
-        """The same without super users and the bridge's own, in order of their names."""
-        names = self.names() - self.super_users()
-        rights, limits = self._rights(), self._limits()
-        return [User(name, rights.get(name, Rights()), limits.get(name, {})) for name in sorted(names)]
+        """The same without super users and the bridge's own, and what is left of users, in order of their names.
+
+        Of names without a credential those that `create` could have begun: Kafka may know others by other means.
+        """
+        known, rights, limits = self.names(), self._rights(), self._limits()
+        begun = {name for name in rights.keys() | limits.keys() if _NAME.fullmatch(name)}
+        begun -= {name for name in begun if name in rights and rights[name].others}
+        names = (known | begun) - self.super_users()
+        return [User(n, rights.get(n, Rights()), limits.get(n, {}), n in known) for n in sorted(names)]
 
     def find(self, name: str) -> User | None:
         """None where there is no credential, no right and no limit of that name."""
-        rights, limits = self._rights().get(name), self._limits().get(name)
-        if rights is None and limits is None and name not in self._credentials(name):
+        rights, limits, known = self._rights().get(name), self._limits().get(name), name in self._credentials(name)
+        if rights is None and limits is None and not known:
             return None
-        return User(name, rights or Rights(), limits or {})
+        return User(name, rights or Rights(), limits or {}, known)
 
     def super_users(self) -> set[str]:
         """Names that no outside user may have: of `super.users`, where it may be read, and the bridge's own."""
@@ -174,6 +194,9 @@ class Users(Calls):
         return {user.user: [info.mechanism for info in user.credential_infos] for user in there}
 
     def _rights(self) -> dict[str, Rights]:
+        return {name: _in_words(own) for name, own in self._rules().items()}
+
+    def _rules(self) -> dict[str, list[_Rule]]:
         doing = "reading the rights"
         answer = self._second.ask(
             doing,
@@ -194,7 +217,7 @@ class Users(Calls):
                         _word(ck_admin.AclPermissionType, rule.permission_type),
                     )  # fmt: skip
                     by_name.setdefault(rule.principal.removeprefix(_PRINCIPAL), []).append(found)
-        return {name: _in_words(own) for name, own in by_name.items()}
+        return by_name
 
     def _limits(self) -> dict[str, dict[str, float]]:
         try:
@@ -213,12 +236,15 @@ class Users(Calls):
         limits: Mapping[str, float],
         *,
         limits_needed: bool,
+        go_on: Callable[[], None] = lambda: None,
     ) -> list[str]:
         """Make a user that there is not; what was made is undone when a later step fails. Returns warnings.
 
-        It may read and describe `topics` (`check_topic`), in groups that begin with `group_prefix`, nothing else. A
-        cluster that takes no quotas is an error where `limits_needed`, else a warning.
+        It may read and describe `topics` (`check_topic`), in groups that begin with `group_prefix`, nothing else; no
+        other user may have any of them. A cluster that takes no quotas is an error where `limits_needed`, else a
+        warning. `go_on` is called between the steps; what it raises undoes them.
         """
+        self._check_groups(name, group_prefix)
         quotas, warnings = Quotas(self._settings, timeout_s=self._timeout_s), []
         rules = _rules(name, topics, (f"{group_prefix}{ALL}",))
         left: list[str] = []
@@ -232,17 +258,27 @@ class Users(Calls):
                         raise
                     undo.pop_all()
                     warnings.append(f"{name} has no quota: {error.message}")
+                go_on()
                 undo.callback(self._undo, "its rights", lambda: self._forbid(name), left)
                 self._allow(name, rules)
                 failpoint("users.allowed")
+                go_on()
                 undo.callback(self._undo, "its credential", lambda: self._remove_credential(name), left)
                 self.put(name, password)
                 self._await_known(name, _in_words(map(_as_shown, rules)))
+                self._check_groups(name, group_prefix)  # of two that are made at once, at least one sees the other
+                go_on()
                 undo.pop_all()
-        except KafkaError as error:
-            if left:
-                error.hint = f"{error.hint} Left behind: {', '.join(left)}; `kwb users delete {name}` ends it.".strip()
-            raise
+        except BaseException as error:
+            if not left:
+                raise
+            behind = f"Left behind: {', '.join(left)}; `kwb users delete {name}` ends it."
+            if isinstance(error, KafkaError):
+                error.hint = f"{error.hint} {behind}".strip()
+                raise
+            raise KafkaError(
+                f"Making {name} was cut short, and Kafka failed while it was undone.", hint=behind
+            ) from error
         return warnings
 
     def put(self, name: str, password: str) -> None:
@@ -259,9 +295,13 @@ class Users(Calls):
         self._allow(name, _rules(name, topics, groups))
 
     def delete(self, name: str) -> list[str] | None:
-        """Remove the user's rights, quota and credential. Returns warnings, None when there was nothing."""
+        """Remove the user's rights, quota and credential, and the groups that it alone could read in.
+
+        Returns warnings, None when there was nothing.
+        """
         warnings: list[str] = []
-        found = self._forbid(name)
+        removed = self._forbid(name)
+        found = bool(removed)
         failpoint("users.forbidden")
         try:
             found = Quotas(self._settings, timeout_s=self._timeout_s).remove(name) or found
@@ -270,20 +310,55 @@ class Users(Calls):
         found = self._remove_credential(name) or found
         if found and not self._settled(lambda: name not in self._rights() and name not in self._credentials(name)):
             warnings.append(f"Kafka still shows {name} after {_VISIBLE_TIMEOUT_S:.0f} s.")
+        warnings += self._remove_groups(removed)
         return warnings if found else None
 
     def _allow(self, name: str, rules: Collection[Any]) -> None:
         futures = self._client.create_acls(list(rules), request_timeout=self._timeout_s)
         self._wait(f"granting rights to the user {name}", futures.values())
 
-    def _forbid(self, name: str) -> bool:
-        """Remove every rule that names the user, also those that were not made here; whether there was one."""
+    def _check_groups(self, name: str, prefix: str) -> None:
+        """Raises KafkaError where another user may change a group that begins so: it could move its positions.
+
+        Who may read in every group is left out: it was meant.
+        """
+        for other, rules in self._rules().items():
+            for rule in rules:
+                if other != name and rule.of_groups() and rule.meets(prefix):
+                    pattern = rule.name + (ALL if rule.pattern == "PREFIXED" else "")
+                    raise KafkaError(
+                        f"--group-prefix {prefix}: {other} reads in the groups {pattern}, so one of the two could move "
+                        "positions of the other.",
+                        hint="Choose a prefix that neither begins with another user's nor is the beginning of one; "
+                        "`kwb users list` shows them.",
+                    )
+
+    def _remove_groups(self, removed: Iterable[_Rule]) -> list[str]:
+        """Groups of these rules that nobody has rights on any more, so that no positions wait for a later user."""
+        gone = [rule for rule in removed if rule.of_groups()]
+        if not gone:
+            return []
+        groups = Groups(self._settings, timeout_s=self._timeout_s)
+        try:
+            kept = [rule for rules in self._rules().values() for rule in rules if rule.of_groups()]
+            stay = groups.delete(
+                group
+                for group in groups.states()
+                if any(rule.means(group) for rule in gone) and not any(rule.means(group) for rule in kept)
+            )
+        except KafkaError as error:
+            return [f"Its consumer groups stay: {error.message}"]
+        return [f"Its consumer group {group} stays, with its positions: {why}" for group, why in stay.items()]
+
+    def _forbid(self, name: str) -> list[_Rule]:
+        """Remove every rule that names the user, also those that were not made here; those that there were."""
         own = ck_admin.AclBindingFilter(
             ck_admin.ResourceType.ANY, None, ck_admin.ResourcePatternType.ANY, f"{_PRINCIPAL}{name}", None,
             ck_admin.AclOperation.ANY, ck_admin.AclPermissionType.ANY,
         )  # fmt: skip
         futures = self._client.delete_acls([own], request_timeout=self._timeout_s)
-        return any(self._wait(f"removing the rights of the user {name}", futures.values()))
+        found = self._wait(f"removing the rights of the user {name}", futures.values())
+        return [_as_shown(rule) for rules in found for rule in rules]
 
     def _remove_credential(self, name: str) -> bool:
         there = self._credentials(name).get(name, [])
