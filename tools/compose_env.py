@@ -62,7 +62,7 @@ CONSOLE_PASSWORD=
 KAFKA_PASSWORD=
 POSTGRES_PASSWORD=
 DATABASE_PASSWORD=
-# Owner of .kwb/compose/tls: the user that keeps the certificates and runs nginx.
+# Owner of .kwb/compose/tls and ca: the user that keeps the certificates and runs nginx.
 HOST_UID=
 HOST_GID=
 """

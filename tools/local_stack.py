@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from compose_env import KAFKA_PORT, NAMES, ROOT, Docker, Refusal, alone, make, parse, read
+from compose_env import KAFKA_PORT, NAMES, PASSWORDS, ROOT, Docker, Refusal, alone, check, make, parse, read
 
 SECRETS = ".kwb/compose/secrets"
 IMAGE = "kafka-webhook-bridge:local"
@@ -33,7 +33,9 @@ def up() -> int:
     check_docker()
     written = make(ROOT)
     docker = Docker(ROOT, ROOT / ".env")
-    values = {**written, **{name: os.environ[name] for name in NAMES if os.environ.get(name)}}  # as Compose reads it
+    others = [name for name in NAMES if name not in PASSWORDS and os.environ.get(name)]
+    values = {**written, **{name: os.environ[name] for name in others}}  # as Compose does: the environment comes first
+    check(values)
     if "nginx" not in docker.running():
         check_ports(values)
     build(docker, written)
@@ -65,6 +67,7 @@ def check_ports(values: Mapping[str, str]) -> None:
     address = values["KWB_BIND"].strip("[]")
     for port in (int(values["HTTPS_PORT"]), KAFKA_PORT):
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.settimeout(2)
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((address, port))
@@ -166,7 +169,7 @@ def certificate_troubles(domain: str) -> list[str]:
     try:
         return [f"{trouble['what']} {trouble['todo']}" for trouble in json.loads(done.stdout)["troubles"]]
     except (ValueError, KeyError, TypeError):
-        return [(done.stderr.strip() or f"`{' '.join(command)}` ended with {done.returncode}").splitlines()[-1]]
+        return [" ".join(done.stderr.split())[-500:] or f"`{' '.join(command)}` ended with {done.returncode}"]
 
 
 def reaches_this_machine(name: str) -> bool:

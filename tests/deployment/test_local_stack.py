@@ -5,6 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from clone import EVERYTHING, Clone, refused
@@ -72,6 +75,10 @@ def test_a_port_that_is_taken_is_said(clone: Clone, port: int) -> None:
         assert clone.make("compose-up").returncode == 0, "it is the stack's own"
 
 
+def test_what_the_environment_sets_is_checked_too(clone: Clone) -> None:
+    refused(clone.make("compose-up", HTTPS_PORT="https"), "HTTPS_PORT must be a number")
+
+
 def test_an_address_that_this_machine_has_not_is_said(clone: Clone) -> None:
     refused(clone.make("compose-up", KWB_BIND="192.0.2.1"), "192.0.2.1 is no address of this machine", "KWB_BIND")
 
@@ -99,17 +106,23 @@ def test_what_did_not_start_is_named_with_its_last_words(
     refused(clone.make("compose-up"), *words)
 
 
-def test_a_certificate_that_clients_refuse_is_no_success(clone: Clone) -> None:
-    trouble = {
-        "what": "server.pem: it has expired on 2020-01-01.",
-        "todo": "Put a newer one in its place.",
-        "fatal": False,
-    }
-    clone.state(certificate=json.dumps({"troubles": [trouble]}))
+def shown(folder: Path) -> str:
+    """What `kwb tls show` says of a certificate for another domain."""
+    where = ("--folder", str(folder / "tls"), "--json", "--domain")
+    kwb = [sys.executable, "-m", "kafka_webhook_bridge.cli", "tls"]
+    subprocess.run([*kwb, "make", "--authority", str(folder / "authority"), *where, "other.example"], check=True)
+    done = subprocess.run([*kwb, "show", *where, "localtest.me"], capture_output=True, text=True)
+    assert done.returncode == 1, done
+    return done.stdout
+
+
+def test_a_certificate_that_clients_refuse_is_no_success(clone: Clone, tmp_path: Path) -> None:
+    clone.state(certificate=shown(tmp_path))
     done = clone.make("compose-up")
     assert done.returncode != 0
     assert clone.state()["running"] == EVERYTHING
-    assert "it has expired on 2020-01-01. Put a newer one" in done.stdout
+    assert "server.pem is not for webhooks.localtest.me, kafka.localtest.me" in done.stdout
+    assert "Run `kwb tls make`" in done.stdout
     assert "curl" not in done.stdout
     asked = next(call for call in clone.state()["calls"] if "run" in call)
     assert asked[asked.index("--domain") + 1] == "localtest.me", "without it a certificate of another name is good"
