@@ -133,6 +133,7 @@ def test_one_written_by_hand_comes_into_force_wherever_make_env_ended(running: C
     else:
         assert running.make("env").returncode == 0
     assert running.agree()["CONSOLE_PASSWORD"] == "chosen-by-me"
+    assert [call for call in running.state()["calls"] if "restart" in call] == [], "it remembers what it was about"
 
 
 @pytest.mark.parametrize("command", ["env", "env-rotate", "clean"])
