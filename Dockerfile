@@ -1,6 +1,7 @@
 # One image for every role of the bridge: `docker build -t kafka-webhook-bridge:local .` (docs/howto/compose.md).
 #
 # No platform is named: it is built for the machine that builds it, or for `--platform linux/amd64,linux/arm64`.
+# It needs BuildKit: `docker build` has it by Docker's plugin buildx, `docker compose build` by itself.
 # Behind a mirror of packages: --secret id=pip_conf,src=pip.conf --secret id=ca,src=ca.pem (its pip.conf may then say
 # `cert = /run/secrets/ca`); neither stays in a layer.
 ARG PYTHON_IMAGE=python:3.13-slim
@@ -28,7 +29,7 @@ RUN /build/bin/hatchling build -t wheel -d /dist && \
     /app/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /app/lib
 
 FROM ${PYTHON_IMAGE}
-ARG VERSION=""
+ARG VERSION="0.1.0.dev0"
 ARG REVISION=""
 ARG CREATED=""
 ARG SOURCE=""

@@ -8,30 +8,42 @@ clean   after a question: its data, its passwords, and with them what was in Kaf
 from __future__ import annotations
 
 import argparse
+import errno
+import fcntl
+import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from typing import Any
 
-from compose_env import ROOT, Docker, Refusal, make, parse
+from compose_env import KAFKA_PORT, NAMES, PASSWORDS, ROOT, Docker, Refusal, alone, check, make, parse, read
 
-KAFKA_PORT = 29095
 SECRETS = ".kwb/compose/secrets"
+IMAGE = "kafka-webhook-bridge:local"
 # What compose.yaml asks for; any value does where nothing is started.
 REQUIRED = ("WEBHOOK_USERNAME", "CONSOLE_USERNAME", "HOST_UID", "HOST_GID")
 VOLUMES = ("authority", "kafka", "postgres")
 
 
-def up() -> None:
-    """Raises Refusal when something is missing or does not become healthy."""
+def up() -> int:
+    """0, or 1 where all runs and clients refuse the certificate. Raises Refusal that says what failed."""
     check_docker()
-    values = make(ROOT)
-    told = compose("up", "--detach", "--wait", environment=built_from())
-    if told:
-        raise Refusal("the stack is not healthy", "`docker compose ps --all`, then `docker compose logs NAME`.")
-    print(summary(values, reaches_this_machine(f"kafka.{values['DOMAIN_NAME']}")))
+    written = make(ROOT)
+    docker = Docker(ROOT, ROOT / ".env")
+    others = [name for name in NAMES if name not in PASSWORDS and os.environ.get(name)]
+    values = {**written, **{name: os.environ[name] for name in others}}  # as Compose does: the environment comes first
+    check(values)
+    if "nginx" not in docker.running():
+        check_ports(values)
+    build(docker, written)
+    if compose("up", "--detach", "--wait"):
+        raise why(docker)
+    troubles = certificate_troubles(values["DOMAIN_NAME"])
+    print(summary(values, reaches_this_machine(f"kafka.{values['DOMAIN_NAME']}"), troubles))
+    return 1 if troubles else 0
 
 
 def check_docker() -> None:
@@ -48,14 +60,62 @@ def check_docker() -> None:
     docker.run("info", "--format", "{{.ServerVersion}}")
 
 
-def compose(*arguments: str, environment: Mapping[str, str]) -> int:
+def check_ports(values: Mapping[str, str]) -> None:
+    """Raises Refusal for a port that somebody else has, where Docker runs on this machine."""
+    if not os.environ.get("DOCKER_HOST", "unix://").startswith("unix://"):
+        return
+    address = values["KWB_BIND"].strip("[]")
+    for port in (int(values["HTTPS_PORT"]), KAFKA_PORT):
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+            probe.settimeout(2)
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+                continue
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise Refusal(
+                        f"{address} is no address of this machine", "Change KWB_BIND in .env, then `make compose-up`."
+                    ) from None
+                if (
+                    error.errno == errno.EACCES
+                ):  # below 1024, which Docker may open and we may not: does somebody answer?
+                    if probe.connect_ex((address, port)):
+                        continue
+                elif error.errno != errno.EADDRINUSE:
+                    continue
+        free = "Free it" if port == KAFKA_PORT else "Free it, or set HTTPS_PORT=8443 in .env"
+        raise Refusal(
+            f"port {port} of {address} is taken by something else",
+            f"{free}, then `make compose-up`. `ss -ltnp` shows who has it.",
+        )
+
+
+def build(docker: Docker, values: Mapping[str, str]) -> None:
+    """The bridge's image where there is none. Raises Refusal."""
+    image = os.environ.get("BRIDGE_IMAGE") or values.get("BRIDGE_IMAGE") or IMAGE
+    try:
+        docker.run("image", "inspect", "--format", "{{.Id}}", image)
+    except Refusal:
+        pass
+    else:
+        return
+    if compose("build", "ingest", environment=built_from()):
+        raise Refusal(
+            f"the image {image} was not built",
+            "What Docker says stands above. If it cannot reach the package index: docs/howto/compose.md, "
+            "`When it does not start`.",
+        )
+
+
+def compose(*arguments: str, environment: Mapping[str, str] | None = None) -> int:
     """Exit status; what it says is for the terminal."""
     command = ["docker", "compose", *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, check=False).returncode
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, **(environment or {})}, check=False).returncode
 
 
 def built_from() -> dict[str, str]:
-    """For the labels of the image, should it be built."""
+    """For the labels of the image."""
     text = (ROOT / "src/kafka_webhook_bridge/__init__.py").read_text(encoding="utf-8")
     found = {"VERSION": text.split('__version__ = "')[1].split('"')[0]}
     if shutil.which("git"):
@@ -63,6 +123,53 @@ def built_from() -> dict[str, str]:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         found["REVISION"] = done.stdout.strip()
     return {name: os.environ.get(name, value) for name, value in found.items()}
+
+
+def why(docker: Docker) -> Refusal:
+    """What did not start, after its last words."""
+    try:
+        states = containers(docker.compose("ps", "--all", "--format", "json"))
+    except Refusal:
+        states = []
+    more = "docs/howto/compose.md, `When it does not start`."
+    for found in states:
+        name, state, code = found["Service"], found["State"], found.get("ExitCode", 0)
+        if (state == "exited" and code) or state in ("restarting", "dead") or found.get("Health") == "unhealthy":
+            print(f"\n{name} says:\n{last_words(docker, name)}", file=sys.stderr)
+            how = "is not healthy" if found.get("Health") == "unhealthy" else f"ended with {code}"
+            return Refusal(f"{name} {how}; its last words stand above", f"`docker compose logs {name}` has all; {more}")
+    if any(found["Service"] == "nginx" and found["State"] == "created" for found in states):
+        return Refusal(
+            "nginx was not started",
+            "What Docker says stands above. If a port is taken: `ss -ltnp` shows by whom; HTTPS_PORT is set in .env.",
+        )
+    return Refusal("the stack was not started", f"What Docker says stands above. `docker compose ps --all`; {more}")
+
+
+def containers(text: str) -> list[dict[str, Any]]:
+    """What `docker compose ps --format json` says: a list, and since 2.21 an object a line."""
+    found = [json.loads(line) for line in text.splitlines() if line.strip()]
+    return found[0] if found and isinstance(found[0], list) else found
+
+
+def last_words(docker: Docker, name: str) -> str:
+    try:
+        return docker.compose("logs", "--no-color", "--no-log-prefix", "--tail", "10", name).rstrip()
+    except Refusal as error:
+        return str(error)
+
+
+def certificate_troubles(domain: str) -> list[str]:
+    """Why clients refuse what nginx serves, or will within a week, as `kwb tls show` tells it."""
+    show = ["tls", "show", "--folder", "/tls", "--domain", domain, "--json"]
+    command = ["docker", "compose", "run", "--rm", "--no-deps", "--no-TTY", "tls", *show]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if not done.returncode:
+        return []
+    try:
+        return [f"{trouble['what']} {trouble['todo']}" for trouble in json.loads(done.stdout)["troubles"]]
+    except (ValueError, KeyError, TypeError):
+        return [" ".join(done.stderr.split())[-500:] or f"`{' '.join(command)}` ended with {done.returncode}"]
 
 
 def reaches_this_machine(name: str) -> bool:
@@ -81,9 +188,9 @@ def reaches_this_machine(name: str) -> bool:
     return False
 
 
-def summary(values: Mapping[str, str], resolves: bool) -> str:
+def summary(values: Mapping[str, str], resolves: bool, troubles: list[str]) -> str:
     """Addresses, and lines to copy. The only passwords in it are names of variables."""
-    domain, port = values["DOMAIN_NAME"], values["HTTPS_PORT"]
+    domain, port, user = values["DOMAIN_NAME"], values["HTTPS_PORT"], values["WEBHOOK_USERNAME"]
     at = "" if port == "443" else f":{port}"
     lines = [
         "",
@@ -92,9 +199,19 @@ def summary(values: Mapping[str, str], resolves: bool) -> str:
         f"  Kafka      kafka.{domain}:{KAFKA_PORT}   TLS, SCRAM-SHA-512",
         "  authority  .kwb/compose/ca.pem",
         "",
-        "Send a webhook:",
-        f'  curl --cacert .kwb/compose/ca.pem -u "{values["WEBHOOK_USERNAME"]}:$(cat {SECRETS}/webhook_password)" \\',
-        f"    -d '{{\"order\":1234}}' https://webhooks.{domain}{at}/demo",
+    ]
+    if troubles:
+        lines += [
+            "It runs, but clients refuse its certificate, or will within a week (docs/howto/certificates.md):",
+            *(f"  {trouble}" for trouble in troubles),
+        ]
+    else:
+        lines += [
+            "Send a webhook; the password can be read by you alone:",
+            f'  curl --cacert .kwb/compose/ca.pem -u "{user}:$(cat {SECRETS}/webhook_password)" \\',
+            f"    -d '{{\"order\":1234}}' https://webhooks.{domain}{at}/demo",
+        ]
+    lines += [
         "Let a partner read it; this prints what it needs:",
         "  docker compose exec worker kwb users create partner --topics demo --group-prefix partner",
         "Look inside:",
@@ -112,17 +229,39 @@ def summary(values: Mapping[str, str], resolves: bool) -> str:
     return "\n".join(lines)
 
 
-def down() -> None:
+def down() -> int:
+    """0. Raises Refusal."""
     check_docker()
     if compose("down", "--remove-orphans", environment=_enough()):
         raise Refusal("the stack was not ended", "What Docker says stands above.")
+    return 0
 
 
-def clean() -> None:
-    """Raises Refusal where nobody can be asked."""
+def clean() -> int:
+    """0. Raises Refusal where nobody can be asked."""
+    check_up_has_ended()
+    with alone(ROOT):
+        _clean()
+    return 0
+
+
+def check_up_has_ended() -> None:
+    """Raises Refusal while `make up` runs from the environment that `make clean` removes."""
+    try:
+        file = (ROOT / ".kwb/lock").open("a")
+    except OSError:
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refusal("`make up` runs here, from what this removes", "End it with Ctrl-C.") from None
+
+
+def _clean() -> None:
     docker = Docker(ROOT, ROOT / ".env")
     env = ROOT / ".env"
-    values = parse(env.read_text(encoding="utf-8")) if env.exists() else {}
+    values = parse(read(env))
     there = [path for path in (ROOT / ".kwb/compose", env, ROOT / ".env.new") if path.exists()]
     volumes = []
     try:
@@ -153,18 +292,17 @@ def _enough() -> dict[str, str]:
 
 
 def main() -> int:
-    """0, or 2 after a refusal."""
+    """0, 1 where `up` found a problem, or 2 after a refusal."""
     parser = argparse.ArgumentParser(description="The stack of compose.yaml.")
     parser.add_argument("command", choices=("up", "down", "clean"))
     command = {"up": up, "down": down, "clean": clean}[parser.parse_args().command]
     try:
-        command()
+        return command()
     except (Refusal, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         if hint := getattr(error, "hint", ""):
             print(f"hint: {hint}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -44,10 +44,10 @@ DEPENDS = {
     "postgres": {},
 }
 MOUNTS = {
-    "tls": {"./.kwb/compose:/tls", "authority:/authority"},
+    "tls": {"./.kwb/compose/ca:/tls", "./.kwb/compose/tls:/tls/tls", "authority:/authority"},
     "nginx": {"./deploy/nginx:/etc/nginx/templates:ro", "./.kwb/compose/tls:/etc/nginx/tls:ro"},
     "ingest": {"./deploy/compose/bridge:/etc/kwb:ro"},
-    "worker": {"./deploy/compose/bridge:/etc/kwb:ro"},
+    "worker": {"./deploy/compose/bridge:/etc/kwb:ro", "./.kwb/compose/ca:/.kwb/compose:ro"},
     "console": {"./deploy/compose/bridge:/etc/kwb:ro"},
     "migrate": {"./deploy/compose/bridge:/etc/kwb:ro"},
     "kafka": {"kafka:/var/lib/kafka/data"},
@@ -71,7 +71,7 @@ USERS = {
     "postgres": "postgres",
     "kafka": None,  # the image's own, appuser
 }
-OPTIONAL = {"ENVIRONMENT", "BRIDGE_IMAGE", "VERSION", "REVISION", "CREATED"}
+OPTIONAL = {"ENVIRONMENT", "BRIDGE_IMAGE"}
 VARIABLE = re.compile(r"\$\$|\$\{(\w+)(?:(:?[-?])([^}]*))?\}|\$(\w+)")
 
 
@@ -288,6 +288,21 @@ def the_settings_of_the_bridge_load(compose: Compose) -> Iterator[str]:
             yield "ingest: nginx cannot reach it"
 
 
+def doctor_finds_the_ca_that_snippets_name(compose: Compose) -> Iterator[str]:
+    worker = compose["services"]["worker"]
+    ca = PurePosixPath(worker.get("working_dir", "")) / worker["environment"].get("KWB_KAFKA_EXTERNAL_CA", "")
+    mounted = {volume.split(":")[1] for volume in worker["volumes"] if volume.startswith("./.kwb/compose/ca:")}
+    if str(ca.parent) not in mounted or ca.name != "ca.pem":
+        yield f"{ca} is not in the worker"
+
+
+def the_image_says_its_version(compose: Compose) -> Iterator[str]:
+    """An argument with an empty value would stand over the Dockerfile's own."""
+    for name in sorted(BRIDGE):
+        if compose["services"][name]["build"].get("args") != ["VERSION", "REVISION", "CREATED"]:
+            yield f"{name}: {compose['services'][name]['build']}"
+
+
 SAMPLE = {
     "DOMAIN_NAME": "hooks.example", "WEBHOOK_USERNAME": "webhook", "CONSOLE_USERNAME": "console",
     "HOST_UID": "1000", "HOST_GID": "1000",
@@ -324,4 +339,6 @@ RULES: tuple[Rule, ...] = (
     nginx_gets_every_variable_of_its_template,
     the_settings_of_the_bridge_load,
     the_domain_is_that_of_env_everywhere,
+    doctor_finds_the_ca_that_snippets_name,
+    the_image_says_its_version,
 )

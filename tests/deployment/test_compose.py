@@ -14,6 +14,7 @@ import yaml
 from compose_rules import RULES, Rule, load
 
 from compose import plugin
+from kafka_webhook_bridge import __version__
 from kafka_webhook_bridge.settings import load_settings
 from kafka_webhook_bridge.sources.config import load_sources
 
@@ -83,6 +84,7 @@ MUTANTS: list[tuple[Rule, Callable[[dict[str, Any]], None]]] = [
     (rules.every_mount_is_known, put(S + "ingest/volumes", ["./deploy/compose/bridge:/etc/kwb"])),
     (rules.every_mount_is_known, put(S + "worker/volumes", ["/var/run/docker.sock:/var/run/docker.sock"])),
     (rules.every_mount_is_known, put(S + "nginx/volumes", ["authority:/authority:ro"])),
+    (rules.every_mount_is_known, put(S + "tls/volumes", ["./.kwb/compose:/tls", "authority:/authority"])),
     (rules.every_mount_is_known, drop("volumes/kafka")),
     (rules.every_mount_is_known, drop(S + "kafka/tmpfs")),
     (rules.secrets_are_files_and_only_where_used, put("secrets/kafka_password", {"environment": "KAFKA_PASSWORD"})),
@@ -123,6 +125,10 @@ MUTANTS: list[tuple[Rule, Callable[[dict[str, Any]], None]]] = [
     (rules.the_domain_is_that_of_env_everywhere, put(S + "nginx/" + E + "EDGE_DOMAIN", "localtest.me")),
     (rules.the_domain_is_that_of_env_everywhere, put(S + "ingest/" + E + "DOMAIN_NAME", "${DOMAIN_NAME:-localhost}")),
     (rules.the_domain_is_that_of_env_everywhere, drop(S + "worker/" + E + "DOMAIN_NAME")),
+    (rules.doctor_finds_the_ca_that_snippets_name, drop(S + "worker/working_dir")),
+    (rules.doctor_finds_the_ca_that_snippets_name, put(S + "worker/volumes", ["./deploy/compose/bridge:/etc/kwb:ro"])),
+    (rules.doctor_finds_the_ca_that_snippets_name, put(S + "worker/" + E + "KWB_KAFKA_EXTERNAL_CA", "ca.pem")),
+    (rules.the_image_says_its_version, put(S + "worker/build/args", {"VERSION": "${VERSION:-}"})),
 ]
 
 
@@ -137,6 +143,10 @@ def test_each_rule_sees_what_it_is_there_for(rule: Rule, mutate: Callable[[dict[
 
 def test_every_rule_has_a_mutant() -> None:
     assert {rule for rule, _ in MUTANTS} == set(RULES)
+
+
+def test_an_image_of_plain_docker_build_says_its_version() -> None:
+    assert f'ARG VERSION="{__version__}"\n' in (rules.ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_nothing_but_yaml_is_needed_to_read_it() -> None:

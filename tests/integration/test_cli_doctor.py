@@ -266,6 +266,15 @@ def test_too_few_open_files_are_a_warning(environ: dict[str, str]) -> None:
     assert "ulimit -n" in found.words("files")
 
 
+def test_the_disk_is_that_of_make_up_not_of_compose(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / ".kwb/compose").mkdir(parents=True)
+    for embedded in (False, True):
+        if embedded:
+            (tmp_path / ".kwb/kafka").mkdir()
+        done = run(environ, "--json", cwd=tmp_path)
+        assert ("disk" in {check["name"] for check in json.loads(done.stdout)["checks"]}) == embedded
+
+
 @pytest.mark.parametrize(("ahead_ms", "status"), [(0, "ok"), (-999, "ok"), (1_001, "warn"), (-60_001, "fail")])
 def test_clocks_apart(ahead_ms: float, status: str) -> None:
     check = checks._clock("postgresql.clock", ahead_ms)

@@ -323,7 +323,7 @@ class Doctor:
 
     def _disk(self) -> Iterator[Check]:
         folder = Path(".kwb")
-        if not folder.is_dir():
+        if not (folder / "kafka").is_dir():  # the folder alone is Compose's, whose data are elsewhere
             return
         free = shutil.disk_usage(folder).free
         status: Status = "fail" if free < FREE_FAIL_BYTES else "warn" if free < FREE_WARN_BYTES else "ok"
