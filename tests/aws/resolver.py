@@ -95,7 +95,8 @@ def copy(template: Template) -> Template:
 
 @dataclass(frozen=True)
 class Resource:
-    """One resource that exists. `uses` are the logical ids that its properties name, `after` those of DependsOn."""
+    """One resource that exists. `uses` are the logical ids that its properties name, `reads` the parameters that decide
+    them, by conditions too, and `after` the logical ids of DependsOn."""
 
     id: str
     type: str
@@ -104,7 +105,8 @@ class Resource:
     replaced: str
     after: frozenset[str] = frozenset()
     uses: frozenset[str] = frozenset()
-    attributes: dict[str, Any] = field(default_factory=dict)
+    reads: frozenset[str] = frozenset()
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     def get(self, path: str, default: Any = None) -> Any:
         """The property at `a.b.c`, or the default."""
@@ -131,7 +133,8 @@ class Stack:
         return [
             one
             for one in self.resources.values()
-            if one.type == f"AWS::{kind}" and all(one.properties.get(name) == value for name, value in properties.items())
+            if one.type == f"AWS::{kind}"
+            and all(one.properties.get(name) == value for name, value in properties.items())
         ]
 
     def at(self, value: Any) -> Resource | None:
@@ -175,7 +178,9 @@ def unfit(template: Template, given: Parameters) -> list[str]:
             if not int(facts.get("MinLength", 0)) <= len(part) <= int(facts.get("MaxLength", 4096)):
                 problems.append(f"{name}: {part!r} is too short or too long")
             if facts["Type"] == "Number":
-                low, high = (float(facts.get(key, default)) for key, default in (("MinValue", "-inf"), ("MaxValue", "inf")))
+                low, high = (
+                    float(facts.get(key, default)) for key, default in (("MinValue", "-inf"), ("MaxValue", "inf"))
+                )
                 if not re.fullmatch(r"-?\d+(\.\d+)?", part) or not low <= float(part) <= high:
                     problems.append(f"{name}: {part!r} is no number from {low:g} to {high:g}")
     return problems
@@ -191,6 +196,7 @@ class _Resolver:
             value = text(given.get(name, declared.get("Default")))
             self.parameters[name] = value.split(",") if LISTS.fullmatch(declared["Type"]) else value
         self.conditions: dict[str, bool] = {}
+        self.decided: dict[str, frozenset[str]] = {}  # condition → the parameters that it reads
         self.seen: set[str] = set()
         self.functions: dict[str, Callable[[Any], Any]] = {
             "Ref": self.ref,
@@ -200,8 +206,8 @@ class _Resolver:
             "Fn::If": self.choose,
             "Fn::Equals": lambda v: text(self.value(v[0])) == text(self.value(v[1])),
             "Fn::Not": lambda v: not self.value(v[0]),
-            "Fn::And": lambda v: all([self.value(one) for one in v]),
-            "Fn::Or": lambda v: any([self.value(one) for one in v]),
+            "Fn::And": lambda v: all(list(map(self.value, v))),
+            "Fn::Or": lambda v: any(list(map(self.value, v))),
             "Fn::FindInMap": self.find,
             "Fn::Join": lambda v: text(v[0]).join(text(one) for one in self.value(v[1])),
             "Fn::Split": lambda v: text(self.value(v[1])).split(text(v[0])),
@@ -216,7 +222,9 @@ class _Resolver:
             "Fn::EachMemberIn": lambda v: set(self.value(v[0])) <= set(self.value(v[1])),
             "Fn::EachMemberEquals": lambda v: all(one == self.value(v[1]) for one in self.value(v[0])),
             "Fn::ValueOf": lambda v: self.facts[(v[0], v[1])],
-            "Fn::ValueOfAll": lambda v: [one for (name, what), all_ in self.facts.items() for one in all_ if what == v[1]],
+            "Fn::ValueOfAll": lambda v: [
+                one for (name, what), all_ in self.facts.items() for one in all_ if what == v[1]
+            ],
         }
 
     def value(self, node: Any) -> Any:
@@ -244,6 +252,7 @@ class _Resolver:
         if name == "AWS::NoValue":
             return NOTHING
         if name in self.parameters:
+            self.seen.add(name)
             return self.parameters[name]
         if name in PSEUDO:
             return PSEUDO[name]
@@ -274,7 +283,10 @@ class _Resolver:
         if name not in self.conditions:
             if name not in self.template.get("Conditions", {}):
                 raise Unresolvable(f"there is no condition {name}")
+            outside, self.seen = self.seen, set()
             self.conditions[name] = bool(self.value(self.template["Conditions"][name]))
+            self.decided[name], self.seen = frozenset(self.seen), outside
+        self.seen |= self.decided[name]
         return self.conditions[name]
 
     def choose(self, argument: list[Any]) -> Any:
@@ -304,7 +316,7 @@ class _Resolver:
     def resource(self, name: str, found: dict[str, Any]) -> Resource:
         self.seen = set()
         properties = self.value(found.get("Properties", {}))
-        uses = frozenset(self.seen)
+        seen = frozenset(self.seen)
         after = found.get("DependsOn", [])
         after = {after} if isinstance(after, str) else set(after)
         if unknown := sorted(after - self.template["Resources"].keys()):
@@ -314,8 +326,9 @@ class _Resolver:
             deletion=self.value(found.get("DeletionPolicy", "Delete")),
             replaced=self.value(found.get("UpdateReplacePolicy", "Delete")),
             after=frozenset(one for one in after if self.there(self.template["Resources"][one])),
-            uses=uses,
-            attributes={key: found[key] for key in found.keys() - {"Type", "Properties"}},
+            uses=seen - self.parameters.keys(),
+            reads=seen & self.parameters.keys(),
+            metadata=self.value(found.get("Metadata", {})),
         )  # fmt: skip
 
     def there(self, part: dict[str, Any]) -> bool:
@@ -349,6 +362,11 @@ def resolve(template: Template, given: Parameters, facts: Facts | None = None) -
     for name in template.get("Conditions", {}):
         at.condition(name)
     return Stack(at.parameters, at.conditions, resources, outputs, at.refusals())
+
+
+def refusals(template: Template, given: Parameters, facts: Facts | None = None) -> list[str]:
+    """The sentences with which Rules refuse these parameters, before anything is resolved."""
+    return _Resolver(template, given, facts or {}).refusals()
 
 
 def dangling(template: Template) -> Iterator[str]:
@@ -387,9 +405,7 @@ def dangling(template: Template) -> Iterator[str]:
                 yield from judge(name, target, path)
 
 
-def _references(
-    node: Any, guard: tuple[tuple[str, bool], ...]
-) -> Iterator[tuple[str, tuple[tuple[str, bool], ...]]]:
+def _references(node: Any, guard: tuple[tuple[str, bool], ...]) -> Iterator[tuple[str, tuple[tuple[str, bool], ...]]]:
     """Each name that Ref, GetAtt and Sub use, with the conditions on the way to it."""
     if isinstance(node, list):
         for one in node:

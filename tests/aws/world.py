@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,10 @@ SECRET = "arn:aws:secretsmanager:ap-southeast-1:123456789012:secret:"
 CLIENT_SECRET = f"{SECRET}cluster-of-ours-AbCdEf"
 MSK = "arn:aws:kafka:ap-southeast-1:123456789012:cluster/ours/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0-7"
 CERTIFICATE = "arn:aws:acm:ap-southeast-1:123456789012:certificate/0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"
-VERSIONS = {"ConfigVersion": "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0", "SourcesVersion": "1f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0"}
+VERSIONS = {
+    "ConfigVersion": "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0",
+    "SourcesVersion": "1f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0",
+}
 # In the templates these may be in a secret's text, and nowhere else.
 CANARIES = {"KafkaPassword": "canary-of-kafka-0a1b2c3d", "WebhookPassword": "canary-of-webhook-0a1b2c3d"}
 
@@ -44,13 +47,14 @@ EXISTING: dict[str, str] = {
     "PrivateSubnetIds": "subnet-0000000000000001a,subnet-0000000000000001b,subnet-0000000000000001c",
 }
 EXTERNAL: dict[str, dict[str, str]] = {
-    "plain": {"KafkaSecurityProtocol": "SASL_SSL", "KafkaSaslMechanism": "PLAIN", "KafkaClientSecretArn": CLIENT_SECRET},
-    "scram": {
-        "KafkaSecurityProtocol": "SASL_SSL", "KafkaSaslMechanism": "SCRAM-SHA-512", "KafkaClientSecretArn": CLIENT_SECRET,
-    },
-    "mtls": {"KafkaSecurityProtocol": "SSL", "KafkaSaslMechanism": "NONE", "KafkaClientSecretArn": CLIENT_SECRET},
-    "iam": {"KafkaSecurityProtocol": "SASL_SSL", "KafkaSaslMechanism": "AWS_MSK_IAM", "MskClusterArn": MSK},
-}  # fmt: skip
+    kafka: {"KafkaSecurityProtocol": protocol, "KafkaSaslMechanism": mechanism, name: arn}
+    for kafka, protocol, mechanism, name, arn in (
+        ("plain", "SASL_SSL", "PLAIN", "KafkaClientSecretArn", CLIENT_SECRET),
+        ("scram", "SASL_SSL", "SCRAM-SHA-512", "KafkaClientSecretArn", CLIENT_SECRET),
+        ("mtls", "SSL", "NONE", "KafkaClientSecretArn", CLIENT_SECRET),
+        ("iam", "SASL_SSL", "AWS_MSK_IAM", "MskClusterArn", MSK),
+    )
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,9 @@ class Scene:
 
     def __str__(self) -> str:
         shape = ("own" if self.own_vpc else "existing") + " VPC" + ("" if self.console else ", no console")
-        return ", ".join([self.stage, self.kafka, f"NAT {self.nat}", shape, *(f"{name}={one}" for name, one in self.more)])
+        return ", ".join(
+            [self.stage, self.kafka, f"NAT {self.nat}", shape, *(f"{name}={one}" for name, one in self.more)]
+        )
 
     def vpc(self) -> dict[str, str]:
         """Parameters of vpc.yaml: endpoints where nothing else leads out."""
@@ -91,7 +97,9 @@ class Scene:
 def scenes() -> Iterator[Scene]:
     """Every stage × Kafka × NAT × VPC, and beside them each other choice, with both ways of Kafka."""
     for stage, kafka, nat, own in itertools.product(STAGES, KAFKAS, NATS, (True, False)):
-        yield Scene(stage, kafka, nat, own, console=(STAGES.index(stage) + KAFKAS.index(kafka) + NATS.index(nat)) % 2 == 0)
+        yield Scene(
+            stage, kafka, nat, own, console=(STAGES.index(stage) + KAFKAS.index(kafka) + NATS.index(nat)) % 2 == 0
+        )
     for kafka, more in itertools.product(("single", "scram"), CHOICES):
         yield Scene("staging", kafka, more=tuple(more.items()))
         yield Scene("prod", kafka, own_vpc=False, console=False, more=tuple(more.items()))
@@ -104,6 +112,7 @@ CHOICES: tuple[dict[str, str], ...] = (
     VERSIONS,
     {"DatabaseSnapshotId": "rds:before"},
     {"AlarmEmail": "someone@example.com"},
+    {"KafkaClientSecretArn": ""},  # outside, the password is then the stack's own
     {"CpuArchitecture": "ARM64", "KafkaExternalPort": "9443", "KafkaDataPath": "/kafka/2", "KafkaUsername": "carrier"},
 )
 
@@ -123,14 +132,11 @@ def world(scene: Scene) -> World:
 @dataclass(frozen=True)
 class World:
     scene: Scene
+    given: Mapping[str, str]  # the parameters of bridge.yaml
     registry: Stack
     vpc: Stack | None
     bridge: Stack
     templates: Templates = field(repr=False)
-
-    def again(self, **parameters: str) -> World:
-        """The same with other parameters of bridge.yaml."""
-        return build(self.templates, replace(self.scene, more=(*self.scene.more, *parameters.items())))
 
     @cached_property
     def prefix(self) -> str:
@@ -175,7 +181,9 @@ class World:
 
     @cached_property
     def alb(self) -> Resource:
-        return only(one for one in self.bridge.of("ElasticLoadBalancingV2::LoadBalancer") if balancer(one) == "application")
+        return only(
+            one for one in self.bridge.of("ElasticLoadBalancingV2::LoadBalancer") if balancer(one) == "application"
+        )
 
     @cached_property
     def nlb(self) -> Resource:
@@ -231,8 +239,8 @@ def build(found: Templates, scene: Scene) -> World:
     if scene.own_vpc:
         vpc = resolve(found["vpc"], scene.vpc())
         network = {name: _made(vpc, vpc.outputs[name]) for name in EXISTING}
-    parameters = scene.bridge(network)
-    return World(scene, registry, vpc, resolve(found["bridge"], parameters, facts(parameters)), found)
+    given = scene.bridge(network)
+    return World(scene, given, registry, vpc, resolve(found["bridge"], given, facts(given)), found)
 
 
 def facts(parameters: Mapping[str, str]) -> Facts:

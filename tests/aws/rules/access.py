@@ -33,7 +33,9 @@ class Grant:
     conditions: Any
 
     def allows(self, action: str, resource: str) -> bool:
-        return any(fnmatchcase(action, one) for one in self.actions) and any(fnmatchcase(resource, one) for one in self.resources)
+        return any(fnmatchcase(action, one) for one in self.actions) and any(
+            fnmatchcase(resource, one) for one in self.resources
+        )
 
 
 def listed(value: Any) -> tuple[str, ...]:
@@ -78,15 +80,27 @@ def rule_03_new_passwords_go_below_users_alone(world: World) -> Iterator[str]:
             yield f"admin may not {action} {users}"
     for role, task in world.tasks.items():
         for one in of_role(world, task.get("TaskRoleArn")):
-            if any(action.startswith(("secretsmanager:", "*")) for action in one.actions) and (role != "admin" or set(one.resources) != {users}):
+            if any(action.startswith(("secretsmanager:", "*")) for action in one.actions) and (
+                role != "admin" or set(one.resources) != {users}
+            ):
                 yield f"{role} may {', '.join(one.actions)} {', '.join(one.resources)}"
 
 
 def rule_06_rights_in_msk_are_for_its_cluster(world: World) -> Iterator[str]:
     """And only where the bridge logs in with them."""
     name = MSK.split(":cluster/")[1]
-    inside = {MSK, *(MSK.split(":cluster/")[0] + f":{kind}/{name}/*" for kind in ("topic", "group", "transactional-id"))}
-    wanted = {"Connect": MSK, "CreateTopic": "topic", "WriteData": "topic", "ReadData": "topic", "AlterGroup": "group", "WriteDataIdempotently": MSK}
+    inside = {
+        MSK,
+        *(MSK.split(":cluster/")[0] + f":{kind}/{name}/*" for kind in ("topic", "group", "transactional-id")),
+    }
+    wanted = {
+        "Connect": MSK,
+        "CreateTopic": "topic",
+        "WriteData": "topic",
+        "ReadData": "topic",
+        "AlterGroup": "group",
+        "WriteDataIdempotently": MSK,
+    }
     for one in grants(world.bridge):
         kafka = [action for action in one.actions if action.startswith("kafka")]
         if kafka and (world.scene.kafka != "iam" or not set(one.resources) <= inside):
@@ -104,6 +118,8 @@ def rule_21_execution_roles_may_start_their_tasks_and_no_more(world: World) -> I
     """Image, log and secrets of each container; no secret of another task's."""
     named: dict[str, set[str]] = {}
     for role, task in world.tasks.items():
+        if task.get("ExecutionRoleArn") is None:
+            continue
         arn = text(task.get("ExecutionRoleArn"))
         found = of_role(world, arn)
         for name, container in world.containers(role):
@@ -119,10 +135,17 @@ def rule_21_execution_roles_may_start_their_tasks_and_no_more(world: World) -> I
             if not may(found, "ecr:GetAuthorizationToken", "*"):
                 yield f"{name} cannot log in to ECR"
             group = world.bridge.at(container.get("LogConfiguration", {}).get("Options", {}).get("awslogs-group"))
-            if group and not all(may(found, f"logs:{action}", f"<{group.id}.Arn>") for action in ("CreateLogStream", "PutLogEvents")):
+            if group and not all(
+                may(found, f"logs:{action}", f"<{group.id}.Arn>") for action in ("CreateLogStream", "PutLogEvents")
+            ):
                 yield f"{name} cannot write to {group.id}"
     for arn, several in named.items():
-        let = {resource for one in of_role(world, arn) if "secretsmanager:GetSecretValue" in one.actions for resource in one.resources}
+        let = {
+            resource
+            for one in of_role(world, arn)
+            if "secretsmanager:GetSecretValue" in one.actions
+            for resource in one.resources
+        }
         if let - several:
             yield f"{arn} may read {sorted(let - several)} besides"
 
@@ -137,10 +160,13 @@ def rule_21_the_broker_may_mount_its_files(world: World) -> Iterator[str]:
             continue
         system = world.bridge.at(at["FilesystemId"])
         arn = f"<{system.id}.Arn>" if system else ""
-        if not all(may(of_role(world, role), f"elasticfilesystem:{action}", arn) for action in ("ClientMount", "ClientWrite")):
+        if not all(
+            may(of_role(world, role), f"elasticfilesystem:{action}", arn) for action in ("ClientMount", "ClientWrite")
+        ):
             yield "the broker mounts by its role, which may not"
     if [one for one in world.bridge.of("EFS::FileSystem") if one.get("FileSystemPolicy")] and not any(
-        one.get("EFSVolumeConfiguration", {}).get("AuthorizationConfig", {}).get("IAM") == "ENABLED" for one in world.tasks["kafka"].get("Volumes", [])
+        one.get("EFSVolumeConfiguration", {}).get("AuthorizationConfig", {}).get("IAM") == "ENABLED"
+        for one in world.tasks["kafka"].get("Volumes", [])
     ):
         yield "the file system asks for a role, and the broker mounts without"
 
@@ -161,7 +187,9 @@ def rule_21_wide_rights_have_reasons(world: World) -> Iterator[str]:
                         yield f"{role} may {action} {resource}, and nobody says why"
                     if resource == "*" and action != "ecr:GetAuthorizationToken":
                         yield f"{role} may {action} everywhere"
-            if "kms:Decrypt" in listed(one["Action"]) and "kms:EncryptionContext:SecretARN" not in strings(one.get("Condition", {})):
+            if "kms:Decrypt" in listed(one["Action"]) and "kms:EncryptionContext:SecretARN" not in strings(
+                one.get("Condition", {})
+            ):
                 yield f"{role} may decrypt with any key"
 
 
@@ -171,7 +199,9 @@ def rule_21_roles_are_for_one_service_of_this_account(world: World) -> Iterator[
             for one in role.get("AssumeRolePolicyDocument.Statement"):
                 if list(one["Principal"]) != ["Service"] or len(listed(one["Principal"]["Service"])) != 1:
                     yield f"{role.id} is for {one['Principal']}"
-                if "123456789012" not in listed(one.get("Condition", {}).get("StringEquals", {}).get("aws:SourceAccount", "")):
+                if "123456789012" not in listed(
+                    one.get("Condition", {}).get("StringEquals", {}).get("aws:SourceAccount", "")
+                ):
                     yield f"{role.id} may be borrowed for another account"
             if role.get("ManagedPolicyArns"):
                 yield f"{role.id} has rights that AWS may widen: {role.get('ManagedPolicyArns')}"
@@ -182,7 +212,9 @@ def rule_21_tasks_have_no_rights_that_they_do_not_use(world: World) -> Iterator[
     allowed = {"kafka": ("elasticfilesystem:Client",), "admin": ("secretsmanager:", "kafka-cluster:")}
     for role, task in world.tasks.items():
         for one in of_role(world, task.get("TaskRoleArn")):
-            if wrong := [action for action in one.actions if not action.startswith(allowed.get(role, ("kafka-cluster:",)))]:
+            if wrong := [
+                action for action in one.actions if not action.startswith(allowed.get(role, ("kafka-cluster:",)))
+            ]:
                 yield f"{role} may {', '.join(wrong)}"
 
 
@@ -193,9 +225,15 @@ def repository_of(image: str) -> str:
 def rule_04_the_images_have_their_repositories(world: World) -> Iterator[str]:
     """Kafka's own, so that a new bridge does not touch it; deploy.sh finds both by output."""
     found = {name: world.registry.at(one) for name, one in world.registry.outputs.items()}
-    of: dict[str, Resource | None] = {"BridgeRepositoryUri": found.get("BridgeRepositoryUri"), "KafkaRepositoryUri": found.get("KafkaRepositoryUri")}
+    of: dict[str, Resource | None] = {
+        "BridgeRepositoryUri": found.get("BridgeRepositoryUri"),
+        "KafkaRepositoryUri": found.get("KafkaRepositoryUri"),
+    }
     names = {name: one.get("RepositoryName") if one else None for name, one in of.items()}
-    if names != {"BridgeRepositoryUri": repository_of(BRIDGE_IMAGE), "KafkaRepositoryUri": f"{repository_of(BRIDGE_IMAGE)}-kafka"}:
+    if names != {
+        "BridgeRepositoryUri": repository_of(BRIDGE_IMAGE),
+        "KafkaRepositoryUri": f"{repository_of(BRIDGE_IMAGE)}-kafka",
+    }:
         yield f"repositories: {names}"
 
 

@@ -9,7 +9,6 @@ from resolver import Resource, Stack, strings, text
 from world import World, only, pairs
 
 KEPT = "RetainExceptOnCreate"  # a stack that never came up leaves nothing behind
-RETAINED = ("EFS::FileSystem", "SecretsManager::Secret")
 DATABASE = {  # stage → days of backups, two zones, protected
     "dev": (1, "false", "false"),
     "staging": (7, "false", "false"),
@@ -26,10 +25,10 @@ def retained(world: World) -> list[Resource]:
 
 
 def rule_10_the_database_leaves_a_snapshot(world: World) -> Iterator[str]:
-    """Deleted or replaced, at every stage."""
+    """When it is deleted, at every stage; and backups before."""
     one = world.database
-    if (one.deletion, one.replaced) != ("Snapshot", "Snapshot"):
-        yield f"deleted: {one.deletion}, replaced: {one.replaced}"
+    if one.deletion != "Snapshot":
+        yield f"deleted with {one.deletion}"
     stage = world.scene.stage
     found = (int(one.get("BackupRetentionPeriod", 1)), text(one.get("MultiAZ")), text(one.get("DeletionProtection")))
     if found != DATABASE[stage]:
@@ -43,17 +42,21 @@ def rule_10_data_stay_in_prod_and_go_in_dev(world: World) -> Iterator[str]:
     for one in retained(world):
         if one.deletion not in wanted:
             yield f"{one.id} is deleted with {one.deletion} in {world.scene.stage}"
-        if one.replaced not in ({"Retain"} if one.deletion == KEPT else {"Retain", "Delete"}):
-            yield f"{one.id} is replaced with {one.replaced}"
     kept = {one.id for one in retained(world)}
     for one in world.bridge.of("SecretsManager::Secret"):
         # A secret that stays must not hold a name that the next stack wants; one that goes is found by its name.
         if one.id in kept and one.get("Name") is not None:
             yield f"{one.id} stays and keeps its name"
-        if one.id not in kept and (one.deletion != "Delete" or not text(one.get("Name")).startswith(f"{world.prefix}/")):
+        if one.id not in kept and (
+            one.deletion != "Delete" or not text(one.get("Name")).startswith(f"{world.prefix}/")
+        ):
             yield f"{one.id}, {one.get('Name')}, is deleted with {one.deletion}"
-    names = {text(one.get("Name")).removeprefix(f"{world.prefix}/") for one in world.bridge.of("SecretsManager::Secret")} - {"None"}
-    if not {"webhook", "database"} <= names <= {"webhook", "database", "kafka", "console"} or (world.single and "kafka" not in names):
+    names = {
+        text(one.get("Name")).removeprefix(f"{world.prefix}/") for one in world.bridge.of("SecretsManager::Secret")
+    } - {"None"}
+    if not {"webhook", "database"} <= names <= {"webhook", "database", "kafka", "console"} or (
+        world.single and "kafka" not in names
+    ):
         yield f"secrets: {sorted(names)}"
 
 
@@ -80,15 +83,12 @@ def rule_12_the_database_insists_on_tls(world: World) -> Iterator[str]:
         yield "which authority signs its certificate is left to AWS"
 
 
-def rule_17_nothing_that_is_replaced_is_in_its_own_way(world: World) -> Iterator[str]:
-    """A replacement is made before the old one goes, so a name that is given would be taken."""
-    for kind, name in (("RDS::DBInstance", "DBInstanceIdentifier"), ("S3::Bucket", "BucketName"), ("CloudWatch::Alarm", "")):
-        for one in world.bridge.of(kind):
-            if name and one.get(name) is not None:
-                yield f"{one.id} is called {one.get(name)}, and could not be replaced"
-    for one in world.bridge.of("EFS::FileSystem"):
-        if one.replaced not in {"Retain", "Delete"} or (world.scene.stage == "prod" and one.replaced == "Delete"):
-            yield f"a replaced file system is lost: {one.replaced}"
+def rule_17_what_is_replaced_is_kept(world: World) -> Iterator[str]:
+    """The guard asks before; should it be passed, the old one stays, or a snapshot of it."""
+    wanted = {"AWS::RDS::DBInstance": "Snapshot", "AWS::EFS::FileSystem": "Retain", "AWS::S3::Bucket": "Retain"}
+    for one in world.bridge.resources.values():
+        if one.type in wanted and one.replaced != wanted[one.type]:
+            yield f"{one.id} is replaced with {one.replaced}"
 
 
 def data_at_rest_are_encrypted(world: World) -> Iterator[str]:
@@ -117,10 +117,11 @@ def closed(stack: Stack, bucket: Resource) -> Iterator[str]:
         yield f"{bucket.id} may become public"
     if bucket.get("OwnershipControls.Rules") != [{"ObjectOwnership": "BucketOwnerEnforced"}]:
         yield f"{bucket.id} knows access lists"
-    statements = [
-        one for policy in stack.of("S3::BucketPolicy", Bucket=f"<{bucket.id}>") for one in policy.get("PolicyDocument.Statement")
-    ]  # fmt: skip
-    if not any(one["Effect"] == "Deny" and "aws:SecureTransport" in strings(one.get("Condition")) for one in statements):
+    policies = stack.of("S3::BucketPolicy", Bucket=f"<{bucket.id}>")
+    statements = [one for policy in policies for one in policy.get("PolicyDocument.Statement")]
+    if not any(
+        one["Effect"] == "Deny" and "aws:SecureTransport" in strings(one.get("Condition")) for one in statements
+    ):
         yield f"{bucket.id} answers without TLS"
 
 
@@ -136,17 +137,22 @@ def rule_04_tags_never_move_and_stay(world: World) -> Iterator[str]:
                 yield f"{name}: images with a tag expire, {rule['selection']}"
 
 
-def rule_15_templates_and_releases_have_a_bucket(world: World) -> Iterator[str]:
-    """By the output that the scripts read; overwritten versions are kept, and nothing current expires (rule 16)."""
+def rule_15_templates_have_a_bucket(world: World) -> Iterator[str]:
+    """By the output that the scripts read; it has no name that a second account would find taken."""
     bucket = world.registry.at(world.registry.outputs.get("ArtifactsBucket"))
     if bucket is None or bucket.type != "AWS::S3::Bucket":
         yield f"ArtifactsBucket is {world.registry.outputs.get('ArtifactsBucket')}"
-        return
-    if bucket.get("VersioningConfiguration.Status") != "Enabled":
-        yield "what is overwritten there is lost"
-    for rule in bucket.get("LifecycleConfiguration.Rules", []):
-        if {"ExpirationInDays", "ExpirationDate", "ExpiredObjectDeleteMarker"} & rule.keys():
-            yield f"releases expire: {rule}"
+    elif bucket.get("BucketName") is not None and "123456789012" not in bucket.get("BucketName"):
+        yield f"buckets' names are the world's, and this one's is {bucket.get('BucketName')}"
+
+
+def rule_16_releases_do_not_expire(world: World) -> Iterator[str]:
+    for bucket in world.registry.of("S3::Bucket"):
+        if bucket.get("VersioningConfiguration.Status") != "Enabled":
+            yield f"{bucket.id}: what is overwritten is lost"
+        for rule in bucket.get("LifecycleConfiguration.Rules", []):
+            if {"ExpirationInDays", "ExpirationDate"} & rule.keys():
+                yield f"{bucket.id}: {rule}"
 
 
 def rule_20_the_shared_registry_outlives_its_stack(world: World) -> Iterator[str]:
@@ -164,7 +170,10 @@ def rule_20_what_aws_cannot_empty_stays(world: World) -> Iterator[str]:
             yield f"{one.id}: deleted with {one.deletion}"
         if not [rule for rule in one.get("LifecycleConfiguration.Rules", []) if rule.get("ExpirationInDays")]:
             yield f"{one.id} grows for ever"
-    if text(pairs(world.alb.get("LoadBalancerAttributes"), "Key").get("deletion_protection.enabled", "false")) != DATABASE[world.scene.stage][2]:
+    if (
+        text(pairs(world.alb.get("LoadBalancerAttributes"), "Key").get("deletion_protection.enabled", "false"))
+        != DATABASE[world.scene.stage][2]
+    ):
         yield f"{world.alb.id}: protected against deletion, or not, unlike the database"
 
 
@@ -180,7 +189,10 @@ def rule_05_kafka_keeps_its_files(world: World) -> Iterator[str]:
     at = volumes[0]["EFSVolumeConfiguration"]
     if at.get("TransitEncryption") != "ENABLED":
         yield f"its bytes travel in the clear: TransitEncryption {at.get('TransitEncryption')}"
-    if at.get("FilesystemId") != f"<{system.id}>" or at.get("AuthorizationConfig", {}).get("AccessPointId") != f"<{point.id}>":
+    if (
+        at.get("FilesystemId") != f"<{system.id}>"
+        or at.get("AuthorizationConfig", {}).get("AccessPointId") != f"<{point.id}>"
+    ):
         yield f"it mounts {at}"
     if at.get("RootDirectory", "/") != "/":
         yield "a root directory beside an access point is refused"
@@ -191,7 +203,10 @@ def rule_05_kafka_keeps_its_files(world: World) -> Iterator[str]:
         yield f"its files belong to {user}, {made}"
     (broker,) = [one for name, one in world.containers("kafka")]
     mounted = {one["SourceVolume"]: one["ContainerPath"] for one in broker.get("MountPoints", [])}
-    if volumes[0]["Name"] not in mounted or any(text(one.get("ReadOnly", False)) == "true" and one["SourceVolume"] == volumes[0]["Name"] for one in broker["MountPoints"]):
+    if volumes[0]["Name"] not in mounted or any(
+        text(one.get("ReadOnly", False)) == "true" and one["SourceVolume"] == volumes[0]["Name"]
+        for one in broker["MountPoints"]
+    ):
         yield f"the broker cannot write there: {mounted}"
     service, targets = world.services["kafka"], world.bridge.of("EFS::MountTarget", FileSystemId=f"<{system.id}>")
     if {one.id for one in targets} - service.after:
@@ -210,8 +225,9 @@ RULES = (
     rule_10_data_stay_in_prod_and_go_in_dev,
     rule_10_a_snapshot_brings_its_own_name_and_user,
     rule_12_the_database_insists_on_tls,
-    rule_15_templates_and_releases_have_a_bucket,
-    rule_17_nothing_that_is_replaced_is_in_its_own_way,
+    rule_15_templates_have_a_bucket,
+    rule_16_releases_do_not_expire,
+    rule_17_what_is_replaced_is_kept,
     rule_20_the_shared_registry_outlives_its_stack,
     rule_20_what_aws_cannot_empty_stays,
     data_at_rest_are_encrypted,

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from resolver import Template, Unresolvable, dangling, resolve, strings, text, unfit
+from resolver import Template, dangling, refusals, strings, text, unfit
 from world import CERTIFICATE, CLIENT_SECRET, EXISTING, MSK, Scene, Templates, World, facts
 
 # Type → property with a name, its longest length, what it may be made of.
@@ -40,11 +40,20 @@ IN_RULES = {
     "Fn::And", "Fn::Contains", "Fn::EachMemberEquals", "Fn::EachMemberIn", "Fn::Equals", "Fn::Not", "Fn::Or",
     "Fn::RefAll", "Fn::ValueOf", "Fn::ValueOfAll", "Ref",
 }  # fmt: skip
-ORIGINAL = {"KafkaExternalPort", "Environment", "DomainName", "KafkaUsername", "KafkaPassword", "WebhookUsername", "WebhookPassword"}
+ORIGINAL = {
+    "KafkaExternalPort",
+    "Environment",
+    "DomainName",
+    "KafkaUsername",
+    "KafkaPassword",
+    "WebhookUsername",
+    "WebhookPassword",
+}
 OUTPUTS = {
-    "WebhookUrl", "AlbDnsName", "ClusterName", "IngestServiceName", "WorkerServiceName", "ConfigSecretArn", "SourcesSecretArn",
-    "WebhookSecretArn", "DatabaseSecretArn", "DatabaseEndpoint", "AlarmTopicArn", "AccessLogsBucket", "DashboardUrl",
-    "AdminTaskDefinition", "AdminSecurityGroup", "AdminSubnets", "BridgeSecurityGroupIds", "KafkaBootstrapServers",
+    "WebhookUrl", "KafkaBootstrapServers", "AlbDnsName", "ClusterName", "IngestServiceName", "WorkerServiceName",
+    "ConfigSecretArn", "SourcesSecretArn", "WebhookSecretArn", "DatabaseSecretArn", "DatabaseEndpoint", "AlarmTopicArn",
+    "AccessLogsBucket", "DashboardUrl", "AdminTaskDefinition", "AdminSecurityGroup", "AdminSubnets",
+    "BridgeSecurityGroupIds",
 }  # fmt: skip
 FREE = {"AWS::EC2::VPC::Id", "List<AWS::EC2::Subnet::Id>"}  # AWS checks these itself
 
@@ -60,15 +69,25 @@ def every_parameter_explains_itself(found: Templates) -> Iterator[str]:
         for parameter, at in declared.items():
             if len(at.get("Description", "")) < 10:
                 yield f"{name}: {parameter} says nothing of itself"
-            bounded = {"AllowedPattern", "AllowedValues"} & at.keys() or {"MinValue", "MaxValue"} <= at.keys() or at["Type"] in FREE
+            bounded = (
+                {"AllowedPattern", "AllowedValues"} & at.keys()
+                or {"MinValue", "MaxValue"} <= at.keys()
+                or at["Type"] in FREE
+            )
             if not bounded:
                 yield f"{name}: {parameter} may be anything"
             if "AllowedPattern" in at and not at.get("ConstraintDescription"):
                 yield f"{name}: {parameter} is refused with a pattern, not with words"
             pattern = at.get("AllowedPattern", "^$")
-            if not (pattern.startswith("^") and pattern.endswith("$")) or ("|" in pattern and not re.fullmatch(r"\^\(.*\)\??\$|\^[^|()]*\(.*\)[^|()]*\$", pattern)):
+            if not (pattern.startswith("^") and pattern.endswith("$")) or (
+                "|" in pattern and not re.fullmatch(r"\^\(.*\)\??\$|\^[^|()]*\(.*\)[^|()]*\$", pattern)
+            ):
                 yield f"{name}: {parameter}'s pattern is open at an end"
-            if "Default" in at and (wrong := [one for one in unfit(template, {}) if one.startswith(f"{parameter}: ") and "not given" not in one]):
+            if "Default" in at and (
+                wrong := [
+                    one for one in unfit(template, {}) if one.startswith(f"{parameter}: ") and "not given" not in one
+                ]
+            ):
                 yield f"{name}: its own default does not fit, {wrong[0]}"
     if lost := ORIGINAL - found["bridge"]["Parameters"].keys():
         yield f"bridge: the strategy's {sorted(lost)} are gone"
@@ -90,8 +109,36 @@ def rule_07_names_and_passwords_are_harmless(found: Templates) -> Iterator[str]:
     """In JSON, in JAAS and in Kafka's super.users, where names are all that counts."""
     template = found["bridge"]
     name, password = re.compile(r"[a-z][a-z0-9._-]{0,62}"), re.compile(r"[A-Za-z0-9_.~-]{12,128}|")
-    names = ["bridge", "a", "a.b_c-d", "ANONYMOUS", "User:x", "x;User:y", 'x"', "x\\", "Bridge", "1x", "", "x" * 63, "x" * 64, "é", "a b", "a\n"]
-    words = ["", "Abcdefgh_1234", "short", 'a"bcdefghijklmnop', "a\\bcdefghijklmnop", "a${b}cdefghijklmn", "a bcdefghijklmnop", "a;bcdefghijklmnop", "x" * 129, "abcdefghijkl\n"]
+    names = [
+        "bridge",
+        "a",
+        "a.b_c-d",
+        "ANONYMOUS",
+        "User:x",
+        "x;User:y",
+        'x"',
+        "x\\",
+        "Bridge",
+        "1x",
+        "",
+        "x" * 63,
+        "x" * 64,
+        "é",
+        "a b",
+        "a\n",
+    ]
+    words = [
+        "",
+        "Abcdefgh_1234",
+        "short",
+        'a"bcdefghijklmnop',
+        "a\\bcdefghijklmnop",
+        "a${b}cdefghijklmn",
+        "a bcdefghijklmnop",
+        "a;bcdefghijklmnop",
+        "x" * 129,
+        "abcdefghijkl\n",
+    ]
     for parameter, pattern, values in (
         ("KafkaUsername", name, names), ("KafkaPassword", password, words), ("WebhookPassword", password, words),
     ):  # fmt: skip
@@ -113,7 +160,8 @@ def references_are_never_to_nothing(found: Templates) -> Iterator[str]:
 def nothing_is_declared_in_vain(found: Templates) -> Iterator[str]:
     """A parameter, a condition or a row of a mapping that nobody reads is a promise that nobody keeps."""
     for name, template in found.items():
-        used = set(strings({key: template[key] for key in template if key not in {"Metadata", "Parameters"}}))
+        reading = ("Rules", "Conditions", "Resources", "Outputs")
+        used = set(strings({key: template.get(key, {}) for key in reading}))
         spoken = " ".join(used)
         for parameter in template.get("Parameters", {}):
             if parameter not in used and f"${{{parameter}}}" not in spoken:
@@ -172,13 +220,15 @@ def templates_fit_into_cloudformation(found: Templates) -> Iterator[str]:
 
 def refused(template: Template, changes: dict[str, str], scene: Scene) -> bool:
     parameters = scene.bridge(EXISTING) | changes
-    return bool(unfit(template, parameters) or resolve(template, parameters, facts(parameters)).refused)
+    return bool(unfit(template, parameters) or refusals(template, parameters, facts(parameters)))
 
 
 def rule_06_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator[str]:
     """By Rules, before anything is made; and what can work is not."""
     template = found["bridge"]
-    single, plain, scram, mtls, iam = (Scene(kafka=kafka, own_vpc=False) for kafka in ("single", "plain", "scram", "mtls", "iam"))
+    single, plain, scram, mtls, iam = (
+        Scene(kafka=kafka, own_vpc=False) for kafka in ("single", "plain", "scram", "mtls", "iam")
+    )
     closed = Scene(kafka="scram", nat="none", own_vpc=False)
     cases: list[tuple[Scene, dict[str, str], bool]] = [
         *((scene, {}, False) for scene in (single, plain, scram, mtls, iam, closed)),
@@ -210,14 +260,19 @@ def rule_06_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator
     parameters = single.bridge(EXISTING)
     for name in ("PublicSubnetIds", "PrivateSubnetIds"):
         known = {**facts(parameters), (name, "VpcId"): [EXISTING["VpcId"], "vpc-99999999999999999"]}
-        if not resolve(template, parameters, known).refused:
+        if not refusals(template, parameters, known):
             yield f"{name} of another VPC are taken"
 
 
 def rule_01_no_nat_needs_endpoints(found: Templates) -> Iterator[str]:
-    for nat, endpoints, wanted in (("none", "false", True), ("none", "true", False), ("single", "false", False), ("per-az", "true", False)):
+    for nat, endpoints, wanted in (
+        ("none", "false", True),
+        ("none", "true", False),
+        ("single", "false", False),
+        ("per-az", "true", False),
+    ):
         parameters = {"Environment": "dev", "NatGateways": nat, "InterfaceEndpoints": endpoints}
-        if bool(resolve(found["vpc"], parameters).refused) != wanted:
+        if bool(refusals(found["vpc"], parameters)) != wanted:
             yield f"NAT {nat} with endpoints {endpoints} is {'taken' if wanted else 'refused'}"
 
 
@@ -230,7 +285,7 @@ def named(world: World) -> Iterator[tuple[str, str, str]]:
 
 
 def names_are_those_of_the_stage_and_fit(world: World) -> Iterator[str]:
-    """`$stage-webhooks-*`, no longer than AWS takes: 32 for load balancers and target groups, whatever is said elsewhere."""
+    """`$stage-webhooks-*`, and no longer than AWS takes: 32 for load balancers and target groups."""
     seen: dict[tuple[str, str], str] = {}
     for kind, name, value in named(world):
         _, longest, shape = NAMES[kind]
@@ -257,10 +312,18 @@ def rule_14_one_stack_per_stage_account_and_region(world: World) -> Iterator[str
 def words_of_security_groups_are_taken(world: World) -> Iterator[str]:
     for stack in filter(None, (world.vpc, world.bridge)):
         for one in stack.resources.values():
-            if one.type not in {"AWS::EC2::SecurityGroup", "AWS::EC2::SecurityGroupIngress", "AWS::EC2::SecurityGroupEgress"}:
+            if one.type not in {
+                "AWS::EC2::SecurityGroup",
+                "AWS::EC2::SecurityGroupIngress",
+                "AWS::EC2::SecurityGroupEgress",
+            }:
                 continue
             said = [one.get("GroupDescription", one.get("Description", ""))]
-            said += [rule.get("Description", "") for way in ("Ingress", "Egress") for rule in one.get(f"SecurityGroup{way}", [])]
+            said += [
+                rule.get("Description", "")
+                for way in ("Ingress", "Egress")
+                for rule in one.get(f"SecurityGroup{way}", [])
+            ]
             for words in said:
                 if not WORDS.fullmatch(words):
                     yield f"{one.id}: AWS refuses the description {words!r}"
@@ -273,9 +336,15 @@ def outputs_say_where_things_are(world: World) -> Iterator[str]:
     if lost := wanted - found.keys():
         yield f"no outputs {sorted(lost)}"
     domain = text(world.bridge.parameters["DomainName"])
-    if found.get("WebhookUrl") != f"https://webhooks.{domain}" or found.get("ConsoleUrl", f"https://console.{domain}") != f"https://console.{domain}":
+    if (
+        found.get("WebhookUrl") != f"https://webhooks.{domain}"
+        or found.get("ConsoleUrl", f"https://console.{domain}") != f"https://console.{domain}"
+    ):
         yield f"{found.get('WebhookUrl')}, {found.get('ConsoleUrl')}"
-    if world.single and found.get("KafkaBootstrapServers") != f"kafka.{domain}:{world.bridge.parameters['KafkaExternalPort']}":
+    if (
+        world.single
+        and found.get("KafkaBootstrapServers") != f"kafka.{domain}:{world.bridge.parameters['KafkaExternalPort']}"
+    ):
         yield f"Kafka at {found.get('KafkaBootstrapServers')}"
     for name, one in found.items():
         if not isinstance(one, (str, int)) or text(one) == "":
@@ -284,8 +353,7 @@ def outputs_say_where_things_are(world: World) -> Iterator[str]:
 
 def every_choice_is_taken(world: World) -> Iterator[str]:
     """Parameters fit, Rules agree: the choices of these tests are ones that CloudFormation takes."""
-    parameters = {name: ",".join(one) if isinstance(one, list) else one for name, one in world.bridge.parameters.items()}
-    yield from unfit(world.templates["bridge"], parameters)
+    yield from unfit(world.templates["bridge"], world.given)
     yield from world.bridge.refused
     if world.vpc is not None:
         yield from unfit(world.templates["vpc"], world.scene.vpc())
@@ -310,4 +378,3 @@ RULES = (
     rule_14_one_stack_per_stage_account_and_region,
     words_of_security_groups_are_taken,
 )
-__all__ = ["OF_TEMPLATES", "RULES", "Unresolvable"]

@@ -17,7 +17,10 @@ FROM_LINES = ("outbox", "lag", "refused", "risk")
 def logs(world: World) -> Iterator[tuple[str, dict[str, str]]]:
     for name, container in world.containers():
         at = container.get("LogConfiguration", {})
-        yield name, {"driver": text(at.get("LogDriver")), **{key: text(one) for key, one in at.get("Options", {}).items()}}
+        yield (
+            name,
+            {"driver": text(at.get("LogDriver")), **{key: text(one) for key, one in at.get("Options", {}).items()}},
+        )
 
 
 def dimensions(one: dict[str, Any]) -> dict[str, str]:
@@ -73,7 +76,11 @@ def rule_13_status_lines_become_metrics(world: World) -> Iterator[str]:
 
 def rule_13_silence_is_an_alarm(world: World) -> Iterator[str]:
     """Of what ought to be said every minute; a sum of errors is silent when there are none."""
-    own = {name for namespace, name in ((at[0], at[1]) for one in world.bridge.of("CloudWatch::Alarm") for at in metrics(one)) if namespace == world.prefix}
+    own = {
+        name
+        for namespace, name in ((at[0], at[1]) for one in world.bridge.of("CloudWatch::Alarm") for at in metrics(one))
+        if namespace == world.prefix
+    }
     if unknown := own - filtered(world).keys():
         yield f"alarms on {sorted(unknown)}, which no filter makes"
     for one in world.bridge.of("CloudWatch::Alarm"):
@@ -111,7 +118,12 @@ def rule_13_each_alarm_is_there(world: World) -> Iterator[str]:
     for word in FROM_LINES[:3]:
         if not any(namespace == world.prefix and word in name.lower() for namespace, name, _ in found):
             yield f"no alarm on {word}"
-    known = {"AWS/ApplicationELB": "LoadBalancer", "AWS/NetworkELB": "LoadBalancer", "AWS/RDS": "DBInstanceIdentifier", "AWS/CertificateManager": "CertificateArn"}
+    known = {
+        "AWS/ApplicationELB": "LoadBalancer",
+        "AWS/NetworkELB": "LoadBalancer",
+        "AWS/RDS": "DBInstanceIdentifier",
+        "AWS/CertificateManager": "CertificateArn",
+    }
     for namespace, name, at in found:
         if namespace in known and known[namespace] not in at:
             yield f"{name}: without {known[namespace]} it is on nothing, {at}"
@@ -134,12 +146,20 @@ def alarms_reach_somebody(world: World) -> Iterator[str]:
     if key is not None and key.type == "AWS::KMS::Alias":
         key = world.bridge.at(key.get("TargetKeyId"))
     if key is not None:
-        let = [one for one in key.get("KeyPolicy.Statement") if "cloudwatch.amazonaws.com" in strings(one.get("Principal", {}))]
+        let = [
+            one
+            for one in key.get("KeyPolicy.Statement")
+            if "cloudwatch.amazonaws.com" in strings(one.get("Principal", {}))
+        ]
         actions = {action for one in let for action in strings(one["Action"])}
         if not {"kms:Decrypt", "kms:GenerateDataKey"} <= {action.removesuffix("*") for action in actions}:
             yield f"CloudWatch may not use the topic's key: {sorted(actions)}"
     address = world.bridge.parameters["AlarmEmail"]
-    found = [(one.get("Protocol"), one.get("Endpoint")) for one in world.bridge.of("SNS::Subscription") if one.get("TopicArn") == f"<{topic.id}>"]
+    found = [
+        (one.get("Protocol"), one.get("Endpoint"))
+        for one in world.bridge.of("SNS::Subscription")
+        if one.get("TopicArn") == f"<{topic.id}>"
+    ]
     found += [(one["Protocol"], one["Endpoint"]) for one in topic.get("Subscription", [])]
     if found != ([("email", address)] if address else []):
         yield f"told: {found}"
@@ -166,6 +186,18 @@ def rule_18_only_errors_of_ingest_roll_back(world: World) -> Iterator[str]:
         yield "triggers in the template"
 
 
+def unfolded(rows: list[list[Any]]) -> Iterator[list[str]]:
+    """Rows of a widget without the short forms: `.` is what stands above, `...` all of it but the last."""
+    above: list[str] = []
+    for row in rows:
+        words = [one for one in row if isinstance(one, str)]
+        if "..." in words:
+            own = words[words.index("...") + 1 :]
+            words = above[: len(above) - len(own)] + own
+        above = [above[place] if one == "." else one for place, one in enumerate(words)]
+        yield above
+
+
 def the_dashboard_shows_what_there_is(world: World) -> Iterator[str]:
     """It is JSON, and each metric of this stage is one that a filter makes."""
     board = only(iter(world.bridge.of("CloudWatch::Dashboard")))
@@ -174,7 +206,7 @@ def the_dashboard_shows_what_there_is(world: World) -> Iterator[str]:
     except ValueError as problem:
         yield f"{board.id} is no JSON: {problem}"
         return
-    shown = [one for widget in widgets for one in widget["properties"].get("metrics", [])]
+    shown = [one for widget in widgets for one in unfolded(widget["properties"].get("metrics", []))]
     own = {one[1] for one in shown if one[0] == world.prefix}
     if own != set(filtered(world)):
         yield f"shown {sorted(own)}, made {sorted(filtered(world))}"
@@ -182,7 +214,7 @@ def the_dashboard_shows_what_there_is(world: World) -> Iterator[str]:
         if widget["type"] == "metric" and widget["properties"].get("region") != "ap-southeast-1":
             yield f"{widget['properties'].get('title')}: no region"
     namespaces = {one[0] for one in shown}
-    if lost := {"AWS/ApplicationELB", "AWS/RDS", *(["AWS/NetworkELB"] if world.single else [])} - namespaces:
+    if lost := {"AWS/ApplicationELB", "AWS/ECS", "AWS/RDS", "AWS/CertificateManager"} - namespaces:
         yield f"nothing of {sorted(lost)}"
 
 
