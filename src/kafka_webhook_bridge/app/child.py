@@ -170,8 +170,8 @@ def _reload(before: Settings, store: Store | None, use: Callable[[SourceTable], 
         return
     if login.change(settings.kafka, before.kafka):
         log.info("Kafka's password has changed; clients log in with it from now on")
-    if store is not None and settings.store.url is not None:
-        store.log_in(settings.store.url)
+    if store is not None:
+        store.log_in(settings.store)
     log.info("configuration reloaded")
 
 

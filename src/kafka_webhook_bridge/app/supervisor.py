@@ -277,8 +277,8 @@ class Supervisor:
         found = load("console")
         door.use(found.settings.console, TrustedProxies(found.sources.trusted_proxies))
         login.change(found.settings.kafka, self._settings.kafka)
-        if self._store is not None and found.settings.store.url is not None:
-            self._store.log_in(found.settings.store.url)
+        if self._store is not None:
+            self._store.log_in(found.settings.store)
         self._log.info("configuration reloaded")
 
     def _metrics(self) -> bytes:
