@@ -139,8 +139,13 @@ class KafkaSettings:
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] | None = setting(
         None, "Unset: SASL_PLAINTEXT to loopback with a user name, SASL_SSL elsewhere, PLAINTEXT without one."
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = setting("PLAIN", "SASL mechanism.")
-    ssl_ca: str = setting("", "PEM file of the authorities that signed the brokers. Empty: the system's.")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM"] = setting(
+        "PLAIN", "SASL mechanism. AWS_MSK_IAM: the role of this process, by the extra `aws`, without user and password."
+    )
+    aws_region: str = setting("", "Where an Amazon MSK is whose names do not tell, for AWS_MSK_IAM.", env="AWS_REGION")
+    ssl_ca: str = setting("", "PEM file of the authorities that signed the brokers, or the PEM. Empty: the system's.")
+    ssl_cert: str = setting("", "PEM file of the bridge's own certificate chain for SSL, or the PEM.")
+    ssl_key: SecretStr | None = setting(None, "PEM file of its private key, unencrypted, or the PEM.")
     delivery_timeout_ms: int = setting(5_000, "librdkafka's delivery.timeout.ms; longer than every wait.", low=100)
     linger_fast_ms: float = setting(0.0, "linger.ms of the fast lane.", low=0)
     linger_bulk_ms: float = setting(2.0, "linger.ms of the bulk lane; 10 to 20 where brokers are far.", low=0)

@@ -59,6 +59,11 @@ def url_option(url: str, name: str) -> str:
     return parse_qs(urlsplit(url).query).get(name, [""])[-1]
 
 
+def is_pem(text: str) -> bool:
+    """Whether it is PEM itself, not the path of a file."""
+    return text.lstrip().startswith("-----BEGIN ")
+
+
 def parse_variables(text: str) -> dict[str, str]:
     """Names and texts of a JSON object. Raises ValueError with a sentence that shows no value."""
     try:

@@ -86,7 +86,7 @@ def test_every_room_and_name_is_said_once() -> None:
     assert inherited == {
         "KWB_CONFIG", "WEBHOOK_USERNAME", "WEBHOOK_PASSWORD", "ENVIRONMENT", "DOMAIN_NAME", "DATABASE_URL",
         "DATABASE_PASSWORD", "KWB_SECRETS_JSON", "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_USERNAME", "KAFKA_PASSWORD",
-        "KAFKA_EXTERNAL_PORT", "CONSOLE_USERNAME", "CONSOLE_PASSWORD",
+        "KAFKA_EXTERNAL_PORT", "AWS_REGION", "CONSOLE_USERNAME", "CONSOLE_PASSWORD",
     }  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_the_defaults_have_no_password_and_no_problem() -> None:
     secret = {row.env for row in rows() if row.secret}
     assert secret == {
         "WEBHOOK_PASSWORD", "KAFKA_PASSWORD", "CONSOLE_PASSWORD", "DATABASE_URL", "DATABASE_PASSWORD",
-        "KWB_SECRETS_JSON",
+        "KWB_SECRETS_JSON", "KWB_KAFKA_SSL_KEY",
     }  # fmt: skip
 
 
