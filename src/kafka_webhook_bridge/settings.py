@@ -20,6 +20,8 @@ from pydantic import SecretStr
 from kafka_webhook_bridge.errors import ConfigError, Problem
 from kafka_webhook_bridge.texts import check_postgres_url, parse_servers, parse_size, parse_variables
 
+MADE = "made"  # in the place of a file that is then not needed
+
 
 def setting(
     default: Any,
@@ -70,7 +72,10 @@ class IngestSettings:
     port: int = setting(8080, "Port to listen on; 0 takes a free one.", low=0, high=65535)
     workers: int = setting(1, "Processes that answer webhooks.", low=1, high=256)
     share_port: bool = setting(False, "Allow a second bridge on the same port (rolling restarts on one host).")
-    tls_cert: str = setting("", "PEM certificate chain, to serve HTTPS directly; read again when it changes.")
+    tls_cert: str = setting(
+        "", "PEM certificate chain, to serve HTTPS directly; read again when it changes. `made`: a key made at start, "
+        "for a load balancer that checks none."
+    )  # fmt: skip
     tls_key: str = setting("", "PEM private key of the certificate.")
     trusted_proxies: tuple[str, ...] = setting((), "CIDRs whose X-Forwarded-* headers are believed, comma separated.")
     header_timeout_ms: int = setting(10_000, "Absolute time for a request's headers.", low=1)
@@ -406,6 +411,8 @@ def _contradictions(settings: Settings) -> list[Problem]:
         parse_servers(settings.external_servers)
     except ValueError as error:
         found.append(Problem("KWB_KAFKA_EXTERNAL_SERVERS" if kafka.external_servers else "DOMAIN_NAME", str(error)))
+    if ingest.tls_key and ingest.tls_cert == MADE:
+        found.append(Problem("KWB_INGEST_TLS_KEY", f"is set, but KWB_INGEST_TLS_CERT={MADE} makes its own"))
     if ingest.tls_key and not ingest.tls_cert:
         found.append(Problem("KWB_INGEST_TLS_CERT", "is not set, but KWB_INGEST_TLS_KEY is"))
     return found

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
+from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 _UNITS = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
@@ -62,6 +65,21 @@ def url_option(url: str, name: str) -> str:
 def is_pem(text: str) -> bool:
     """Whether it is PEM itself, not the path of a file."""
     return text.lstrip().startswith("-----BEGIN ")
+
+
+@contextlib.contextmanager
+def pem_file(text: str) -> Iterator[str]:
+    """The path that `text` is, or one of a file in memory that holds the PEM: libraries take nothing else."""
+    if not is_pem(text):
+        yield text
+        return
+    fd = os.memfd_create("pem")
+    try:
+        with os.fdopen(os.dup(fd), "w") as file:
+            file.write(text)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def parse_variables(text: str) -> dict[str, str]:

@@ -336,6 +336,8 @@ def test_other_contradictions() -> None:
     assert problems(KWB_MANAGEMENT_PORT="8080", KWB_MANAGEMENT_HOST="127.0.0.2") == {}
     assert problems(KWB_MANAGEMENT_PORT="0", KWB_INGEST_PORT="0") == {}
     assert "KWB_INGEST_TLS_KEY" in problems(KWB_INGEST_TLS_KEY="/key.pem")["KWB_INGEST_TLS_CERT"]
+    assert "makes its own" in problems(KWB_INGEST_TLS_KEY="/key.pem", KWB_INGEST_TLS_CERT="made")["KWB_INGEST_TLS_KEY"]
+    assert problems(KWB_INGEST_TLS_CERT="made") == {}
 
 
 def test_a_faulty_value_does_not_contradict_as_well() -> None:

@@ -5,21 +5,19 @@ The password is revealed here and nowhere else.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import ipaddress
-import os
 import re
 import ssl
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from kafka_webhook_bridge.errors import ConfigError, Problem
 from kafka_webhook_bridge.kafka import tokens
 from kafka_webhook_bridge.kafka.login import password_in_force
 from kafka_webhook_bridge.settings import KafkaSettings
-from kafka_webhook_bridge.texts import is_pem
+from kafka_webhook_bridge.texts import is_pem, pem_file
 
 RECORD_BYTES_DEFAULT = 16 * 1024**2
 _SERVER = re.compile(r"(?:[A-Za-z_]+://)?(?:\[[0-9A-Fa-f:.]+\]|[^\s:/\[\]]+)(?::(\d{1,5}))?")
@@ -128,28 +126,13 @@ def _weakly(method: Callable[[Any], None]) -> Callable[[Any], None]:
 
 def ssl_context(settings: KafkaSettings) -> ssl.SSLContext:
     """The same authorities and certificate for a client that is not librdkafka. Raises OSError (ssl.SSLError too)."""
-    with _file(settings.ssl_ca) as authorities:
+    with pem_file(settings.ssl_ca) as authorities:
         context = ssl.create_default_context(cafile=authorities or None)
     if settings.ssl_cert and settings.ssl_key is not None:
-        with _file(settings.ssl_cert) as certificate, _file(settings.ssl_key.get_secret_value()) as key:
+        with pem_file(settings.ssl_cert) as certificate, pem_file(settings.ssl_key.get_secret_value()) as key:
             # Without a password here, OpenSSL would ask the terminal for that of an encrypted key.
             context.load_cert_chain(certificate, key, password="")
     return context
-
-
-@contextlib.contextmanager
-def _file(text: str) -> Iterator[str]:
-    """The path, or one of a file in memory that holds the PEM."""
-    if not is_pem(text):
-        yield text
-        return
-    fd = os.memfd_create("pem")
-    try:
-        with os.fdopen(os.dup(fd), "w") as file:
-            file.write(text)
-        yield f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)
 
 
 def _ssl_problems(settings: KafkaSettings) -> list[Problem]:
@@ -161,7 +144,7 @@ def _ssl_problems(settings: KafkaSettings) -> list[Problem]:
             continue
         where, before = f"KWB_KAFKA_SSL_{name.upper()}", "" if is_pem(text) else f"{text}: "
         try:
-            with _file(text) as path:
+            with pem_file(text) as path:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
         except ssl.SSLError:
             found.append(Problem(where, f"{before}no PEM certificate is in there"))
