@@ -185,7 +185,7 @@ def _unknown(name: str) -> KafkaError:
 
 
 def _bytes_per_second(text: str) -> int:
-    from kafka_webhook_bridge.settings import parse_size
+    from kafka_webhook_bridge.texts import parse_size
 
     try:
         size = parse_size(text.removesuffix("/s"))
