@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import rules
 from mutants import Change, add, both, container, drop, ingress, mutant, of, put, ref, sub, variable
-from rules import OF_TEMPLATES, RULES, access, data, doors, kafka, network, shape, tasks, watch
+from rules import OF_TEMPLATES, RULES, access, data, doors, kafka, network, settings, shape, tasks, watch
 from world import Scene, templates
 
 B = "bridge/"
@@ -435,6 +435,11 @@ MUTANTS: list[tuple[str, object, Change]] = [
         tasks.rule_11_only_ingest_scales,
         put(of("IngestScalingByRequests", "TargetTrackingScalingPolicyConfiguration/TargetValue"), 3000),
     ),
+    (
+        "connections-for-fewer",
+        data.rule_11_every_task_finds_its_connections,
+        put(B + "Mappings/Stage/dev/DbConnections", "84"),
+    ),
     # ---- rule 12
     (
         "encrypted-to-anybody",
@@ -459,6 +464,19 @@ MUTANTS: list[tuple[str, object, Change]] = [
         "all-is-well-by-default",
         watch.rule_13_status_lines_become_metrics,
         put(of("OutboxMetric", "MetricTransformations/0/DefaultValue"), 0),
+    ),
+    (
+        "field-of-nobody",
+        settings.rule_13_filters_read_what_each_role_writes,
+        both(
+            put(of("AtRiskMetric", "FilterPattern"), '{ $.event = "status" && $.at_risk = * }'),
+            put(of("AtRiskMetric", "MetricTransformations/0/MetricValue"), "$.at_risk"),
+        ),
+    ),
+    (
+        "largest-of-what-is-new",
+        settings.rule_13_filters_read_what_each_role_writes,
+        put(of("RefusedAlarm", "Statistic"), "Maximum"),
     ),
     (
         "silence-is-fine",
@@ -512,6 +530,16 @@ MUTANTS: list[tuple[str, object, Change]] = [
         "disk-undoes-a-deployment",
         watch.rule_18_only_errors_of_ingest_roll_back,
         put(of("IngestService", "DeploymentConfiguration/Alarms/AlarmNames"), [ref("DiskAlarm")]),
+    ),
+    (
+        "update-watches-the-disk",
+        watch.rule_18_only_errors_of_ingest_roll_back,
+        put(B + "Outputs/Ingest5xxAlarmArn/Value", {"Fn::GetAtt": ["DiskAlarm", "Arn"]}),
+    ),
+    (
+        "domain-too-long-for-a-certificate",
+        shape.rule_19_the_longest_domain_fits_into_a_certificate,
+        put(B + "Parameters/DomainName/MaxLength", 64),
     ),
     (
         "certificate-waits-for-ever",
@@ -629,6 +657,24 @@ MUTANTS: list[tuple[str, object, Change]] = [
             B + "Rules/Slip",
             {"Assertions": [{"Assert": {"Fn::Equals": [ref("AlarmEmail"), ""]}, "AssertDescription": "-"}]},
         ),
+    ),
+    (
+        "groups-in-a-circle",
+        shape.nothing_waits_for_itself,
+        put(
+            of("KafkaSecurityGroup", "SecurityGroupIngress"),
+            [ingress("", ref("IngestSecurityGroup"), 9094)["Properties"]],
+        ),
+    ),
+    (
+        "setting-of-nobody",
+        settings.every_variable_is_a_setting_that_fits,
+        add(container("WorkerTask", "Environment", 1), variable("KAFKA_USER", "bridge")),
+    ),
+    (
+        "console-for-nobody",
+        settings.every_variable_is_a_setting_that_fits,
+        drop(container("ConsoleTask", "Environment/Name=KWB_MANAGEMENT_HOST")),
     ),
     ("output-gone", shape.outputs_say_where_things_are, drop(B + "Outputs/DashboardUrl")),
     (

@@ -91,6 +91,22 @@ def rule_17_what_is_replaced_is_kept(world: World) -> Iterator[str]:
             yield f"{one.id} is replaced with {one.replaced}"
 
 
+def rule_11_every_task_finds_its_connections(world: World) -> Iterator[str]:
+    """Five each, of twice as many tasks while a deployment runs; a migration, a one-off task and RDS's own besides."""
+    group = world.bridge.at(world.database.get("DBParameterGroupName"))
+    if group is None or group.get("Parameters.max_connections") is None:
+        yield "how many connections there are is left to AWS"
+        return
+    most = int(group.get("Parameters.max_connections"))
+    steady = [role for role in world.services if role not in {"ingest", "kafka"}]
+    tasks = 2 * (int(text(world.bridge.parameters["IngestMaxTasks"])) + len(steady)) + 2
+    if 5 * tasks + 5 > most:
+        yield f"{tasks} tasks, and {most} connections"
+    for alarm in world.bridge.of("CloudWatch::Alarm", MetricName="DatabaseConnections"):
+        if not most // 2 <= int(alarm.get("Threshold")) < most:
+            yield f"{alarm.id} is red from {alarm.get('Threshold')} of {most} on"
+
+
 def data_at_rest_are_encrypted(world: World) -> Iterator[str]:
     if not world.bridge.parameters["DatabaseSnapshotId"] and text(world.database.get("StorageEncrypted")) != "true":
         yield "the database is not encrypted"
@@ -224,6 +240,7 @@ RULES = (
     rule_10_the_database_leaves_a_snapshot,
     rule_10_data_stay_in_prod_and_go_in_dev,
     rule_10_a_snapshot_brings_its_own_name_and_user,
+    rule_11_every_task_finds_its_connections,
     rule_12_the_database_insists_on_tls,
     rule_15_templates_have_a_bucket,
     rule_16_releases_do_not_expire,

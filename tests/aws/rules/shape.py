@@ -53,7 +53,7 @@ OUTPUTS = {
     "WebhookUrl", "KafkaBootstrapServers", "AlbDnsName", "ClusterName", "IngestServiceName", "WorkerServiceName",
     "ConfigSecretArn", "SourcesSecretArn", "WebhookSecretArn", "DatabaseSecretArn", "DatabaseEndpoint", "AlarmTopicArn",
     "AccessLogsBucket", "DashboardUrl", "AdminTaskDefinition", "AdminSecurityGroup", "AdminSubnets",
-    "BridgeSecurityGroupIds",
+    "BridgeSecurityGroupIds", "IngestTargetGroupArn",
 }  # fmt: skip
 FREE = {"AWS::EC2::VPC::Id", "List<AWS::EC2::Subnet::Id>"}  # AWS checks these itself
 
@@ -276,6 +276,13 @@ def rule_01_no_nat_needs_endpoints(found: Templates) -> Iterator[str]:
             yield f"NAT {nat} with endpoints {endpoints} is {'taken' if wanted else 'refused'}"
 
 
+def rule_19_the_longest_domain_fits_into_a_certificate(found: Templates) -> Iterator[str]:
+    """ACM takes no first name of more than 64 characters."""
+    longest = int(found["bridge"]["Parameters"]["DomainName"].get("MaxLength", 4096))
+    if longest + len("webhooks.") > 64:
+        yield f"a domain of {longest} characters is taken, and its certificate is not"
+
+
 def named(world: World) -> Iterator[tuple[str, str, str]]:
     """Type, logical id and name of everything that has one here."""
     for stack in filter(None, (world.vpc, world.bridge)):
@@ -309,6 +316,19 @@ def rule_14_one_stack_per_stage_account_and_region(world: World) -> Iterator[str
             yield f"{name} exports a value, which pins it while somebody imports it"
 
 
+def nothing_waits_for_itself(world: World) -> Iterator[str]:
+    """Each resource is made after those that it names."""
+    for stack in filter(None, (world.registry, world.vpc, world.bridge)):
+        waiting = {name: {*one.after, *one.uses} - {name} for name, one in stack.resources.items()}
+        while ready := [name for name, others in waiting.items() if not others]:
+            for name in ready:
+                del waiting[name]
+            for others in waiting.values():
+                others.difference_update(ready)
+        if waiting:
+            yield f"in a circle, or after one: {sorted(waiting)}"
+
+
 def words_of_security_groups_are_taken(world: World) -> Iterator[str]:
     for stack in filter(None, (world.vpc, world.bridge)):
         for one in stack.resources.values():
@@ -331,8 +351,14 @@ def words_of_security_groups_are_taken(world: World) -> Iterator[str]:
 
 def outputs_say_where_things_are(world: World) -> Iterator[str]:
     found = world.bridge.outputs
-    wanted = OUTPUTS | ({"NlbDnsName", "KafkaServiceName", "KafkaSecretArn"} if world.single else set())
-    wanted |= {"ConsoleUrl", "ConsoleSecretArn"} if world.scene.console else set()
+    wanted = OUTPUTS | (
+        {"NlbDnsName", "KafkaServiceName", "KafkaSecretArn", "KafkaTargetGroupArn"} if world.single else set()
+    )
+    wanted |= (
+        {"ConsoleUrl", "ConsoleServiceName", "ConsoleSecretArn", "ConsoleTargetGroupArn"}
+        if world.scene.console
+        else set()
+    )
     if lost := wanted - found.keys():
         yield f"no outputs {sorted(lost)}"
     domain = text(world.bridge.parameters["DomainName"])
@@ -368,12 +394,14 @@ OF_TEMPLATES = (
     rule_01_no_nat_needs_endpoints,
     rule_06_what_cannot_work_is_refused_beforehand,
     rule_07_names_and_passwords_are_harmless,
+    rule_19_the_longest_domain_fits_into_a_certificate,
     rules_use_what_rules_may_use,
     templates_fit_into_cloudformation,
 )
 RULES = (
     every_choice_is_taken,
     names_are_those_of_the_stage_and_fit,
+    nothing_waits_for_itself,
     outputs_say_where_things_are,
     rule_14_one_stack_per_stage_account_and_region,
     words_of_security_groups_are_taken,
