@@ -147,7 +147,9 @@ class KafkaSettings:
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM"] = setting(
         "PLAIN", "SASL mechanism. AWS_MSK_IAM: the role of this process, by the extra `aws`, without user and password."
     )
-    aws_region: str = setting("", "Where an Amazon MSK is whose names do not tell, for AWS_MSK_IAM.", env="AWS_REGION")
+    aws_region: str = setting(
+        "", "Region of AWS: of Secrets Manager, and of an Amazon MSK whose names do not tell.", env="AWS_REGION"
+    )
     ssl_ca: str = setting("", "PEM file of the authorities that signed the brokers, or the PEM. Empty: the system's.")
     ssl_cert: str = setting("", "PEM file of the bridge's own certificate chain for SSL, or the PEM.")
     ssl_key: SecretStr | None = setting(None, "PEM file of its private key, unencrypted, or the PEM.")
@@ -230,6 +232,15 @@ class ConsoleSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class UsersSettings:
+    """`kwb users`, outside consumers."""
+
+    secret_prefix: str = setting(
+        "", "New passwords go to secrets of AWS Secrets Manager whose names begin so, and are shown nowhere."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is written to standard error."""
 
@@ -267,6 +278,7 @@ class Settings:
     log: LogSettings
     stack: StackSettings = StackSettings()
     console: ConsoleSettings = ConsoleSettings()
+    users: UsersSettings = UsersSettings()
 
     @property
     def external_servers(self) -> str:
@@ -286,6 +298,7 @@ ROOMS: dict[str, type] = {
     "relay": RelaySettings,
     "management": ManagementSettings,
     "console": ConsoleSettings,
+    "users": UsersSettings,
     "log": LogSettings,
     "stack": StackSettings,
 }
