@@ -166,10 +166,11 @@ def nothing_is_declared_in_vain(found: Templates) -> Iterator[str]:
         for parameter in template.get("Parameters", {}):
             if parameter not in used and f"${{{parameter}}}" not in spoken:
                 yield f"{name}: nobody reads the parameter {parameter}"
-        for condition in template.get("Conditions", {}):
-            if not any(condition in strings(template[key]) for key in ("Resources", "Outputs")) and not any(
-                condition in strings(one) for other, one in template["Conditions"].items() if other != condition
-            ):
+        conditions = template.get("Conditions", {})
+        asked = {key: set(strings(one)) for key, one in conditions.items()}
+        outside = set(strings([template["Resources"], template.get("Outputs", {})]))
+        for condition in conditions:
+            if condition not in outside.union(*(asked[other] for other in conditions if other != condition)):
                 yield f"{name}: nobody asks for the condition {condition}"
         for table, rows in template.get("Mappings", {}).items():
             for row, cells in rows.items():
