@@ -61,13 +61,17 @@ def rule_10_data_stay_in_prod_and_go_in_dev(world: World) -> Iterator[str]:
 
 
 def rule_10_a_snapshot_brings_its_own_name_and_user(world: World) -> Iterator[str]:
-    """RDS refuses both beside a snapshot; without one they are literals, since another value replaces the database."""
+    """RDS refuses both beside a snapshot; without one they are literals, since another value replaces the database.
+
+    Its version and size may be beyond those of a new database, which CloudFormation would ask RDS to go back to.
+    """
     one, snapshot = world.database, world.bridge.parameters["DatabaseSnapshotId"]
-    found = {name: one.get(name) for name in ("DBSnapshotIdentifier", "DBName", "MasterUsername")}
+    names = ("DBSnapshotIdentifier", "DBName", "MasterUsername", "EngineVersion", "AllocatedStorage")
+    found = {name: one.get(name) for name in names}
     wanted = (
-        {"DBSnapshotIdentifier": snapshot, "DBName": None, "MasterUsername": None}
+        {**dict.fromkeys(names), "DBSnapshotIdentifier": snapshot}
         if snapshot
-        else {"DBSnapshotIdentifier": None, "DBName": "bridge", "MasterUsername": "bridge"}
+        else {**found, "DBSnapshotIdentifier": None, "DBName": "bridge", "MasterUsername": "bridge"}
     )
     if found != wanted:
         yield f"{found}, not {wanted}"
@@ -77,7 +81,7 @@ def rule_12_the_database_insists_on_tls(world: World) -> Iterator[str]:
     group = world.bridge.at(world.database.get("DBParameterGroupName"))
     if group is None or text(group.get("Parameters", {}).get("rds.force_ssl")) != "1":
         yield "PostgreSQL takes connections without TLS"
-    elif group.get("Family") != f"postgres{text(world.database.get('EngineVersion')).split('.')[0]}":
+    elif (version := world.database.get("EngineVersion")) and group.get("Family") != f"postgres{version.split('.')[0]}":
         yield f"its parameters are those of {group.get('Family')}"
     if not text(world.database.get("CACertificateIdentifier")).startswith("rds-ca-"):
         yield "which authority signs its certificate is left to AWS"
