@@ -29,27 +29,27 @@ MUTANTS: list[Mutant] = [
     ("password-echoed", shape.passwords_are_not_echoed, drop(B + "Parameters/KafkaPassword/NoEcho")),
     (
         "neither-nat-nor-endpoints",
-        shape.rule_01_no_nat_needs_endpoints,
+        shape.rule_1_no_nat_needs_endpoints,
         drop("vpc/Rules/SomeWayToAws"),
     ),
     (
         "sasl-without-a-password",
-        shape.rule_06_what_cannot_work_is_refused_beforehand,
+        shape.rule_6_what_cannot_work_is_refused_beforehand,
         drop(B + "Rules/ExternalMode/Assertions/2"),
     ),
     (
         "no-way-to-the-cluster",
-        shape.rule_06_what_cannot_work_is_refused_beforehand,
+        shape.rule_6_what_cannot_work_is_refused_beforehand,
         put(B + "Rules/ExternalMode/Assertions/4/Assert/Fn::Or/1", {"Fn::Equals": [ref("KafkaIsPrivate"), "false"]}),
     ),
     (
         "user-named-anonymous",
-        shape.rule_07_names_and_passwords_are_harmless,
+        shape.rule_7_names_and_passwords_are_harmless,
         put(B + "Parameters/KafkaUsername/AllowedPattern", "^[A-Za-z][A-Za-z0-9._-]{0,62}$"),
     ),
     (
         "quote-in-a-password",
-        shape.rule_07_names_and_passwords_are_harmless,
+        shape.rule_7_names_and_passwords_are_harmless,
         put(B + "Parameters/WebhookPassword/AllowedPattern", "^([!-~]{12,128})?$"),
     ),
     (
@@ -130,12 +130,12 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "tags-move",
-        data.rule_04_tags_never_move_and_stay,
+        data.rule_4_tags_never_move_and_stay,
         put(of("BridgeRepository", "ImageTagMutability", "registry"), "MUTABLE"),
     ),
     (
         "old-images-expire",
-        data.rule_04_tags_never_move_and_stay,
+        data.rule_4_tags_never_move_and_stay,
         put(
             of("KafkaRepository", "LifecyclePolicy/LifecyclePolicyText", "registry"),
             '{"rules":[{"rulePriority":1,"selection":{"tagStatus":"any","countType":"imageCountMoreThan",'
@@ -144,17 +144,17 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "nfs-in-the-clear",
-        data.rule_05_kafka_keeps_its_files,
+        data.rule_5_kafka_keeps_its_files,
         drop(of("KafkaTask", "Volumes/0/EFSVolumeConfiguration/TransitEncryption")),
     ),
     (
         "subnet-without-mount-target",
-        data.rule_05_kafka_keeps_its_files,
+        data.rule_5_kafka_keeps_its_files,
         put(of("KafkaService", "NetworkConfiguration/AwsvpcConfiguration/Subnets"), ref("PrivateSubnetIds")),
     ),
     (
         "kafka-before-its-mount-target",
-        data.rule_05_kafka_keeps_its_files,
+        data.rule_5_kafka_keeps_its_files,
         put(B + "Resources/KafkaService/DependsOn", ["KafkaListener", "MountTarget1"]),
     ),
     (
@@ -229,7 +229,7 @@ MUTANTS: list[Mutant] = [
     # ---- access
     (
         "admin-writes-any-secret",
-        access.rule_03_new_passwords_go_below_users_alone,
+        access.rule_3_new_passwords_go_below_users_alone,
         put(
             of("AdminTaskRole", "Policies/0/PolicyDocument/Statement/0/Resource"),
             sub(
@@ -239,12 +239,12 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "one-repository-for-both",
-        access.rule_04_the_images_have_their_repositories,
+        access.rule_4_the_images_have_their_repositories,
         put("registry/Outputs/KafkaRepositoryUri/Value", {"Fn::GetAtt": ["BridgeRepository", "RepositoryUri"]}),
     ),
     (
         "every-cluster-of-msk",
-        access.rule_06_rights_in_msk_are_for_its_cluster,
+        access.rule_6_rights_in_msk_are_for_its_cluster,
         put(
             of("MskPolicy", "PolicyDocument/Statement/Sid=Cluster/Resource"),
             sub("arn:${AWS::Partition}:kafka:${AWS::Region}:${AWS::AccountId}:cluster/*"),

@@ -17,12 +17,12 @@ MUTANTS: list[Mutant] = [
     # ---- network
     (
         "anybody-in-9094",
-        network.rule_01_groups_let_in_what_the_table_says,
+        network.rule_1_groups_let_in_what_the_table_says,
         new(B + "Resources/Slip", ingress("KafkaSecurityGroup", "0.0.0.0/0", 9094, Condition="SingleKafka")),
     ),
     (
         "controller-open",
-        network.rule_01_groups_let_in_what_the_table_says,
+        network.rule_1_groups_let_in_what_the_table_says,
         new(
             B + "Resources/Slip",
             ingress("KafkaSecurityGroup", ref("IngestSecurityGroup"), 9093, Condition="SingleKafka"),
@@ -30,41 +30,41 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "without-DatabaseFromWorker",
-        network.rule_01_groups_let_in_what_the_table_says,
+        network.rule_1_groups_let_in_what_the_table_says,
         drop(B + "Resources/DatabaseFromWorker"),
     ),
     *(
-        (f"wider-{name}", network.rule_01_groups_let_in_what_the_table_says, put(of(name, "FromPort"), 1024))
+        (f"wider-{name}", network.rule_1_groups_let_in_what_the_table_says, put(of(name, "FromPort"), 1024))
         for name in WAYS_IN
     ),
     (
         "kafka-for-the-world",
-        network.rule_01_groups_let_in_what_the_table_says,
+        network.rule_1_groups_let_in_what_the_table_says,
         new(B + "Resources/Slip", ingress("NlbSecurityGroup", "0.0.0.0/0", 29095, Condition="SingleKafka")),
     ),
     (
         "egress-left-to-aws",
-        network.rule_01_groups_let_out_what_the_table_says,
+        network.rule_1_groups_let_out_what_the_table_says,
         drop(of("DatabaseSecurityGroup", "SecurityGroupEgress")),
     ),
     (
         "alb-not-let-out",
-        network.rule_01_groups_let_out_what_the_table_says,
+        network.rule_1_groups_let_out_what_the_table_says,
         drop(of("AlbSecurityGroup", "SecurityGroupEgress/0")),
     ),
     (
         "broker-cut-from-its-files",
-        network.rule_01_groups_let_out_what_the_table_says,
+        network.rule_1_groups_let_out_what_the_table_says,
         drop(of("KafkaSecurityGroup", "SecurityGroupEgress/1")),
     ),
     (
         "worker-on-a-host",
-        network.rule_01_everything_runs_on_fargate,
+        network.rule_1_everything_runs_on_fargate,
         put(of("WorkerService", "LaunchType"), "EC2"),
     ),
     (
         "file-system-for-nobody",
-        network.rule_01_external_mode_has_no_broker_parts,
+        network.rule_1_external_mode_has_no_broker_parts,
         both(
             drop(B + "Resources/MountTarget2/Condition"),
             put(of("MountTarget2", "FileSystemId"), "fs-0a1b2c3d4e5f60718"),
@@ -77,22 +77,22 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "groups-not-told",
-        network.rule_01_external_mode_has_no_broker_parts,
+        network.rule_1_external_mode_has_no_broker_parts,
         put(B + "Outputs/BridgeSecurityGroupIds/Value", ref("IngestSecurityGroup")),
     ),
     (
         "logs-without-a-way",
-        network.rule_01_without_nat_the_endpoints_lead_out,
+        network.rule_1_without_nat_the_endpoints_lead_out,
         drop("vpc/Resources/LogsEndpoint"),
     ),
     (
         "layers-without-a-way",
-        network.rule_01_without_nat_the_endpoints_lead_out,
+        network.rule_1_without_nat_the_endpoints_lead_out,
         put(of("S3Endpoint", "RouteTableIds", "vpc"), [ref("PrivateRoutes1")]),
     ),
     (
         "private-subnet-in-public",
-        network.rule_01_private_subnets_leave_through_nat_alone,
+        network.rule_1_private_subnets_leave_through_nat_alone,
         both(
             drop(of("PrivateDefaultRoute1", "NatGatewayId", "vpc")),
             new(of("PrivateDefaultRoute1", "GatewayId", "vpc"), ref("InternetGateway")),
@@ -100,7 +100,7 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "one-zone",
-        network.rule_01_private_subnets_leave_through_nat_alone,
+        network.rule_1_private_subnets_leave_through_nat_alone,
         put(of("PrivateSubnet2", "AvailabilityZone", "vpc"), {"Fn::Select": [0, {"Fn::GetAZs": ""}]}),
     ),
     (
@@ -146,36 +146,36 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "console-for-everybody",
-        doors.rule_08_each_request_gets_its_answer,
+        doors.rule_8_each_request_gets_its_answer,
         drop(of("ConsoleRule", "Conditions/1")),
     ),
     (
         "health-before-nothing",
-        doors.rule_08_each_request_gets_its_answer,
+        doors.rule_8_each_request_gets_its_answer,
         put(of("HealthRule", "Priority"), 50),
     ),
     (
         "any-host-is-webhooks",
-        doors.rule_08_each_request_gets_its_answer,
+        doors.rule_8_each_request_gets_its_answer,
         put(of("HttpsListener", "DefaultActions"), [{"Type": "forward", "TargetGroupArn": ref("IngestTargetGroup")}]),
     ),
     (
         "console-not-in-certificate",
-        doors.rule_08_the_certificate_holds_every_name,
+        doors.rule_8_the_certificate_holds_every_name,
         both(
             drop(of("Certificate", "SubjectAlternativeNames/1")),
             drop(of("Certificate", "DomainValidationOptions/2")),
         ),
     ),
-    ("policy-left-to-aws", doors.rule_09_both_doors_speak_modern_tls, drop(of("HttpsListener", "SslPolicy"))),
+    ("policy-left-to-aws", doors.rule_9_both_doors_speak_modern_tls, drop(of("HttpsListener", "SslPolicy"))),
     (
         "policy-with-old-ciphers",
-        doors.rule_09_both_doors_speak_modern_tls,
+        doors.rule_9_both_doors_speak_modern_tls,
         put(of("KafkaListener", "SslPolicy"), "ELBSecurityPolicy-TLS13-1-2-2021-06"),
     ),
     (
         "http-to-ingest",
-        doors.rule_09_the_balancer_speaks_https_to_ingest,
+        doors.rule_9_the_balancer_speaks_https_to_ingest,
         both(
             put(of("IngestTargetGroup", "Protocol"), "HTTP"),
             put(of("IngestTargetGroup", "HealthCheckProtocol"), "HTTP"),
@@ -183,7 +183,7 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "headers-dropped",
-        doors.rule_09_headers_reach_ingest_as_they_came,
+        doors.rule_9_headers_reach_ingest_as_they_came,
         put(
             of("Alb", "LoadBalancerAttributes/Key=routing.http.drop_invalid_header_fields.enabled/Value"),
             "true",
@@ -191,12 +191,12 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "client-addresses-kept",
-        doors.rule_09_kafka_gets_its_bytes_and_no_header,
+        doors.rule_9_kafka_gets_its_bytes_and_no_header,
         drop(of("KafkaTargetGroup", "TargetGroupAttributes/Key=preserve_client_ip.enabled")),
     ),
     (
         "proxy-header",
-        doors.rule_09_kafka_gets_its_bytes_and_no_header,
+        doors.rule_9_kafka_gets_its_bytes_and_no_header,
         put(of("KafkaTargetGroup", "TargetGroupAttributes/Key=proxy_protocol_v2.enabled/Value"), "true"),
     ),
     (

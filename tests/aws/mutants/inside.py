@@ -18,37 +18,37 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "configuration-without-version",
-        tasks.rule_02_configuration_comes_from_two_secrets,
+        tasks.rule_2_configuration_comes_from_two_secrets,
         put(container("IngestTask", "Secrets/Name=KWB_CONFIG/ValueFrom"), sub("${ConfigSecret}:::x${ConfigVersion}")),
     ),
     (
         "sources-do-not-roll-out",
-        tasks.rule_02_a_new_configuration_starts_new_tasks,
+        tasks.rule_2_a_new_configuration_starts_new_tasks,
         put(container("WorkerTask", "Secrets/Name=KWB_SECRETS_JSON/ValueFrom", 1), ref("SourcesSecret")),
     ),
     (
         "admin-in-another-group",
-        tasks.rule_03_the_admin_task_stands_where_the_worker_does,
+        tasks.rule_3_the_admin_task_stands_where_the_worker_does,
         put(container("AdminTask", "Environment/Name=KWB_USERS_SECRET_PREFIX/Value"), sub("${Environment}-users/")),
     ),
     (
         "kafka-follows-the-bridge",
-        tasks.rule_04_a_new_bridge_leaves_kafka_alone,
+        tasks.rule_4_a_new_bridge_leaves_kafka_alone,
         new(of("KafkaTask", "Tags"), [{"Key": "Bridge", "Value": ref("BridgeImage")}]),
     ),
     (
         "always-x86",
-        tasks.rule_04_tasks_run_the_images_and_processors_that_were_asked_for,
+        tasks.rule_4_tasks_run_the_images_and_processors_that_were_asked_for,
         put(of("ConsoleTask", "RuntimePlatform/CpuArchitecture"), "ARM64"),
     ),
     (
         "plain-everywhere",
-        tasks.rule_06_the_bridge_logs_in_as_the_cluster_asks,
+        tasks.rule_6_the_bridge_logs_in_as_the_cluster_asks,
         put(container("WorkerTask", "Environment/Name=KWB_KAFKA_SECURITY_PROTOCOL/Value", 1), "SASL_PLAINTEXT"),
     ),
     (
         "ingest-without-certificate",
-        tasks.rule_09_ingest_makes_its_own_certificate,
+        tasks.rule_9_ingest_makes_its_own_certificate,
         drop(container("IngestTask", "Environment/Name=KWB_INGEST_TLS_CERT")),
     ),
     (
@@ -141,22 +141,22 @@ MUTANTS: list[Mutant] = [
     # ---- kafka
     (
         "data-end-with-the-task",
-        kafka.rule_05_the_broker_suits_its_file_system,
+        kafka.rule_5_the_broker_suits_its_file_system,
         put(container("KafkaTask", "MountPoints/0/ContainerPath"), "/var/lib/kafka/other"),
     ),
     (
         "session-too-short-for-nfs",
-        kafka.rule_05_the_broker_suits_its_file_system,
+        kafka.rule_5_the_broker_suits_its_file_system,
         add(container("KafkaTask", "Environment"), variable("KAFKA_BROKER_SESSION_TIMEOUT_MS", "3000")),
     ),
     (
         "topics-appear-by-themselves",
-        kafka.rule_05_the_broker_is_otherwise_that_of_compose,
+        kafka.rule_5_the_broker_is_otherwise_that_of_compose,
         put(container("KafkaTask", "Environment/Name=KAFKA_AUTO_CREATE_TOPICS_ENABLE/Value"), "true"),
     ),
     (
         "controller-off-loopback",
-        kafka.rule_05_the_broker_is_otherwise_that_of_compose,
+        kafka.rule_5_the_broker_is_otherwise_that_of_compose,
         put(
             container("KafkaTask", "Environment/Name=KAFKA_LISTENERS/Value"),
             "CONTROLLER://:9093,INTERNAL://0.0.0.0:9094,BROKER://0.0.0.0:9095,PROXY://0.0.0.0:9096",
@@ -164,7 +164,7 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "advertised-by-the-name-of-aws",
-        kafka.rule_05_names_lead_to_the_listeners,
+        kafka.rule_5_names_lead_to_the_listeners,
         put(
             container("KafkaTask", "Environment/Name=KAFKA_ADVERTISED_LISTENERS/Value"),
             sub(
@@ -175,14 +175,14 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "every-user-is-super",
-        kafka.rule_07_one_super_user_and_scram_outside,
+        kafka.rule_7_one_super_user_and_scram_outside,
         put(
             container("KafkaTask", "Environment/Name=KAFKA_SUPER_USERS/Value"), "User:bridge;User:admin;User:ANONYMOUS"
         ),
     ),
     (
         "whole-environment-readable",
-        kafka.rule_07_one_super_user_and_scram_outside,
+        kafka.rule_7_one_super_user_and_scram_outside,
         put(
             container("KafkaTask", "Environment/Name=KAFKA_CONFIG_PROVIDERS_SECRETS_PARAM_ALLOWLIST_PATTERN/Value"),
             ".*",
