@@ -145,7 +145,7 @@ def closed(stack: Stack, bucket: Resource) -> Iterator[str]:
         yield f"{bucket.id} answers without TLS"
 
 
-def rule_04_tags_never_move_and_stay(world: World) -> Iterator[str]:
+def rule_4_tags_never_move_and_stay(world: World) -> Iterator[str]:
     found = {one.get("RepositoryName"): one for one in world.registry.of("ECR::Repository")}
     if found.keys() != REPOSITORIES:
         yield f"repositories: {sorted(found)}"
@@ -197,7 +197,7 @@ def rule_20_what_aws_cannot_empty_stays(world: World) -> Iterator[str]:
         yield f"{world.alb.id}: protected against deletion, or not, unlike the database"
 
 
-def rule_05_kafka_keeps_its_files(world: World) -> Iterator[str]:
+def rule_5_kafka_keeps_its_files(world: World) -> Iterator[str]:
     """On a file system that it reaches encrypted and as its own user, through a mount target in each of its subnets."""
     if not world.single:
         return
@@ -239,8 +239,8 @@ def rule_05_kafka_keeps_its_files(world: World) -> Iterator[str]:
 
 
 RULES = (
-    rule_04_tags_never_move_and_stay,
-    rule_05_kafka_keeps_its_files,
+    rule_4_tags_never_move_and_stay,
+    rule_5_kafka_keeps_its_files,
     rule_10_the_database_leaves_a_snapshot,
     rule_10_data_stay_in_prod_and_go_in_dev,
     rule_10_a_snapshot_brings_its_own_name_and_user,

@@ -105,7 +105,7 @@ def passwords_are_not_echoed(found: Templates) -> Iterator[str]:
                 yield f"{name}: {parameter} has a default"
 
 
-def rule_07_names_and_passwords_are_harmless(found: Templates) -> Iterator[str]:
+def rule_7_names_and_passwords_are_harmless(found: Templates) -> Iterator[str]:
     """In JSON, in JAAS and in Kafka's super.users, where names are all that counts."""
     template = found["bridge"]
     name, password = re.compile(r"[a-z][a-z0-9._-]{0,62}"), re.compile(r"[A-Za-z0-9_.~-]{12,128}|")
@@ -166,10 +166,11 @@ def nothing_is_declared_in_vain(found: Templates) -> Iterator[str]:
         for parameter in template.get("Parameters", {}):
             if parameter not in used and f"${{{parameter}}}" not in spoken:
                 yield f"{name}: nobody reads the parameter {parameter}"
-        for condition in template.get("Conditions", {}):
-            if not any(condition in strings(template[key]) for key in ("Resources", "Outputs")) and not any(
-                condition in strings(one) for other, one in template["Conditions"].items() if other != condition
-            ):
+        conditions = template.get("Conditions", {})
+        asked = {key: set(strings(one)) for key, one in conditions.items()}
+        outside = set(strings([template["Resources"], template.get("Outputs", {})]))
+        for condition in conditions:
+            if condition not in outside.union(*(asked[other] for other in conditions if other != condition)):
                 yield f"{name}: nobody asks for the condition {condition}"
         for table, rows in template.get("Mappings", {}).items():
             for row, cells in rows.items():
@@ -223,7 +224,7 @@ def refused(template: Template, changes: dict[str, str], scene: Scene) -> bool:
     return bool(unfit(template, parameters) or refusals(template, parameters, facts(parameters)))
 
 
-def rule_06_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator[str]:
+def rule_6_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator[str]:
     """By Rules, before anything is made; and what can work is not."""
     template = found["bridge"]
     single, plain, scram, mtls, iam = (
@@ -264,7 +265,7 @@ def rule_06_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator
             yield f"{name} of another VPC are taken"
 
 
-def rule_01_no_nat_needs_endpoints(found: Templates) -> Iterator[str]:
+def rule_1_no_nat_needs_endpoints(found: Templates) -> Iterator[str]:
     for nat, endpoints, wanted in (
         ("none", "false", True),
         ("none", "true", False),
@@ -391,9 +392,9 @@ OF_TEMPLATES = (
     nothing_is_declared_in_vain,
     passwords_are_not_echoed,
     references_are_never_to_nothing,
-    rule_01_no_nat_needs_endpoints,
-    rule_06_what_cannot_work_is_refused_beforehand,
-    rule_07_names_and_passwords_are_harmless,
+    rule_1_no_nat_needs_endpoints,
+    rule_6_what_cannot_work_is_refused_beforehand,
+    rule_7_names_and_passwords_are_harmless,
     rule_19_the_longest_domain_fits_into_a_certificate,
     rules_use_what_rules_may_use,
     templates_fit_into_cloudformation,
