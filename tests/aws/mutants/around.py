@@ -91,7 +91,12 @@ MUTANTS: list[Mutant] = [
             {"Assertions": [{"Assert": {"Fn::Equals": [{"Fn::Join": ["", ["a"]]}, "a"]}, "AssertDescription": "-"}]},
         ),
     ),
-    ("policy-computed-without-transform", shape.templates_fit_into_cloudformation, drop(B + "Transform")),
+    ("transform", shape.templates_fit_into_cloudformation, new(B + "Transform", "AWS::LanguageExtensions")),
+    (
+        "policy-computed-of-what-is-not-there-yet",
+        shape.templates_fit_into_cloudformation,
+        put(B + "Resources/ConfigSecret/UpdateReplacePolicy", {"Fn::Sub": "Retain"}),
+    ),
     (
         "default-that-rules-refuse",
         shape.every_choice_is_taken,

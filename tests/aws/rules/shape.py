@@ -210,10 +210,12 @@ def templates_fit_into_cloudformation(found: Templates) -> Iterator[str]:
             yield f"{name}: the description is missing, or longer than 1024"
         if len(json.dumps(template)) > 1_000_000:
             yield f"{name}: larger than 1 MB"
+        if "Transform" in template:
+            yield f"{name}: a transform; AWS::LanguageExtensions refuses RetainExceptOnCreate and is not needed for it"
         for policy in ("DeletionPolicy", "UpdateReplacePolicy"):
-            computed = [one for one, at in template["Resources"].items() if isinstance(at.get(policy), dict)]
-            if computed and template.get("Transform") != "AWS::LanguageExtensions":
-                yield f"{name}: {policy} of {computed} is computed, which needs the transform AWS::LanguageExtensions"
+            for one, at in template["Resources"].items():
+                if strange := set(functions(at.get(policy))) - {"Fn::If", "Fn::FindInMap", "Ref"}:
+                    yield f"{name}: {policy} of {one} is computed by {sorted(strange)}"
         for output, at in template.get("Outputs", {}).items():
             if not at.get("Description"):
                 yield f"{name}: {output} says nothing of itself"
