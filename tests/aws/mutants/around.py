@@ -134,10 +134,11 @@ MUTANTS: list[Mutant] = [
             {"Assertions": [{"Assert": {"Fn::Equals": [{"Fn::Join": ["", ["a"]]}, "a"]}, "AssertDescription": "-"}]},
         ),
     ),
+    ("transform", shape.templates_fit_into_cloudformation, new(B + "Transform", "AWS::LanguageExtensions")),
     (
-        "transform-that-knows-three-policies",
+        "policy-computed-of-what-is-not-there-yet",
         shape.templates_fit_into_cloudformation,
-        new(B + "Transform", "AWS::LanguageExtensions"),
+        put(B + "Resources/ConfigSecret/UpdateReplacePolicy", {"Fn::Sub": "Retain"}),
     ),
     (
         "default-that-rules-refuse",

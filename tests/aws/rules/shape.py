@@ -210,9 +210,12 @@ def templates_fit_into_cloudformation(found: Templates) -> Iterator[str]:
             yield f"{name}: the description is missing, or longer than 1024"
         if len(json.dumps(template)) > 1_000_000:
             yield f"{name}: larger than 1 MB"
-        # That transform knows three policies, and this is the fourth; policies may be computed without it.
-        if "Transform" in template and "RetainExceptOnCreate" in strings(template["Resources"]):
-            yield f"{name}: {template['Transform']} refuses RetainExceptOnCreate"
+        if "Transform" in template:
+            yield f"{name}: a transform; AWS::LanguageExtensions refuses RetainExceptOnCreate and is not needed for it"
+        for policy in ("DeletionPolicy", "UpdateReplacePolicy"):
+            for one, at in template["Resources"].items():
+                if strange := set(functions(at.get(policy))) - {"Fn::If", "Fn::FindInMap", "Ref"}:
+                    yield f"{name}: {policy} of {one} is computed by {sorted(strange)}"
         for one, at in template["Resources"].items():
             if "RetainExceptOnCreate" in strings(at.get("UpdateReplacePolicy", "")):
                 yield f"{name}: {one} cannot be replaced with RetainExceptOnCreate"
