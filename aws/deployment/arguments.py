@@ -1,11 +1,11 @@
 """What was typed, and what the environment says. Passwords come from the environment and are never arguments.
 
-    ENVIRONMENT       dev, staging or prod; `deploy` has no default, the others find the stage by its domain
-    BASE_DOMAIN       for a <subdomain> without a dot: <subdomain>.$BASE_DOMAIN
-    KAFKA_MODE, …     every parameter of the templates by its name in capitals (KafkaMode, NatGateways, AlarmEmail)
-    ALLOW_REPLACE     logical ids, with commas, of databases, file systems and load balancers that may be replaced
-    SKIP_SMOKE        1: no verification from outside at the end
-    SOURCES_FILE      JSON object of the sources' secrets; a name of bridge.yaml in the environment goes before it
+ENVIRONMENT       dev, staging or prod; `deploy` has no default, the others find the stage by its domain
+BASE_DOMAIN       for a <subdomain> without a dot: <subdomain>.$BASE_DOMAIN
+KAFKA_MODE, …     every parameter of the templates by its name in capitals (KafkaMode, NatGateways, AlarmEmail)
+ALLOW_REPLACE     logical ids, with commas, of databases, file systems and load balancers that may be replaced
+SKIP_SMOKE        1: no verification from outside at the end
+SOURCES_FILE      JSON object of the sources' secrets; a name of bridge.yaml in the environment goes before it
 """
 
 from __future__ import annotations
@@ -102,7 +102,9 @@ def _parser(command: str) -> _Parser:
         parser.add_argument("--no-alarm-rollback", action="store_true", help="the 5xx alarm does not roll this back")
     if command == "destroy":
         parser.add_argument("--yes", action="store_true", help="do not ask")
-        parser.add_argument("--delete-data", action="store_true", help="snapshots, file system, secrets and logs go, too")
+        parser.add_argument(
+            "--delete-data", action="store_true", help="snapshots, file system, secrets and logs go, too"
+        )
     return parser
 
 

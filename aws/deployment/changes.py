@@ -161,8 +161,7 @@ def _described(client: Any, made: str, stack: Stack) -> list[Change] | None:
     while token := found.get("NextToken"):
         found = client.describe_change_set(ChangeSetName=made, NextToken=token)
         rows += found["Changes"]
-    changes = [read(row["ResourceChange"]) for row in rows if row.get("Type", "Resource") == "Resource"]
-    return changes
+    return [read(row["ResourceChange"]) for row in rows if row.get("Type", "Resource") == "Resource"]
 
 
 def show(stack: Stack, changes: Sequence[Change], *, new: bool) -> None:

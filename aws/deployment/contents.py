@@ -1,8 +1,8 @@
 """What the bridge's tasks read from Secrets Manager: bridge.yaml, and the secrets of its sources.
 
 The stack makes both secrets; what is in them is put there by deploy and update, and the stack is then told the version
-of each, so that a change of the configuration is a rolling deployment and goes back with it. A version is only made when
-the content is neither what is deployed nor what an attempt before has put there.
+of each, so that a change of the configuration is a rolling deployment and goes back with it. A version is only made
+when the content is neither what is deployed nor what an attempt before has put there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

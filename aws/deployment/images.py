@@ -123,9 +123,7 @@ class Repository:
         return [tag for row in rows[:5] for tag in row["imageTags"]]
 
 
-def ensure(
-    repository: Repository, tag: str, *, own: bool, architecture: str, build: Sequence[str], out: Output
-) -> str:
+def ensure(repository: Repository, tag: str, *, own: bool, architecture: str, build: Sequence[str], out: Output) -> str:
     """The image's full name, in the repository for sure. `own`: the tag is this checkout's, so it may be built.
 
     `build` are the arguments of `docker build` beside platform and name. Raises Refused when the image is not there and

@@ -78,7 +78,9 @@ def certificate(account: Account, domain: str, stack: str, out: Output, *, wait_
             if found["Status"] == "ISSUED":
                 return arn
             if found["Status"] != _PENDING:
-                raise Failed(f"The certificate of {domain} is {found['Status']}.", f"{arn}; run this again for a new one.")
+                raise Failed(
+                    f"The certificate of {domain} is {found['Status']}.", f"{arn}; run this again for a new one."
+                )
             records = _validation(found)
             if records and records != told:
                 out.heading("Put these into the domain's DNS; then the certificate is issued, and renewed for ever:")

@@ -56,7 +56,9 @@ def check_existing(account: Account, wanted: Mapping[str, str]) -> None:
             raise Refused(f"{part}: {', '.join(strangers)} is not in {wanted['VpcId']}.")
         zones[part] = {row["AvailabilityZone"] for row in rows}
         if len(zones[part]) < 2:
-            raise Refused(f"{part}: all in {', '.join(zones[part])}.", "Load balancers and the database need two zones.")
+            raise Refused(
+                f"{part}: all in {', '.join(zones[part])}.", "Load balancers and the database need two zones."
+            )
     if not zones["PrivateSubnetIds"] <= zones["PublicSubnetIds"]:
         lost = ", ".join(sorted(zones["PrivateSubnetIds"] - zones["PublicSubnetIds"]))
         raise Refused(

@@ -15,7 +15,7 @@ ONLY_AT_CREATION = "DatabaseSnapshotId"
 
 
 def from_environment(template: Template, environ: Mapping[str, str]) -> dict[str, str]:
-    """Values of parameters that the environment gives. An empty password means a made one, so it counts as not given."""
+    """Values of parameters that the environment gives. An empty password means a made one: it counts as not given."""
     found = {}
     for name in template.parameters:
         value = environ.get(variable(name))
@@ -30,9 +30,7 @@ def shown(template: Template, values: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={'(given)' if name in secret else value}" for name, value in sorted(values.items()))
 
 
-def compose(
-    template: Template, deployed: Mapping[str, str] | None, wanted: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def compose(template: Template, deployed: Mapping[str, str] | None, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
     """For a change set. `deployed` is None when the stack is made; then nothing can have a previous value.
 
     A value that the template has no parameter for is left out: the template of an older release may have fewer. Raises

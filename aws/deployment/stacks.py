@@ -117,7 +117,9 @@ class Stack:
                 self.wait(f"{self.name} is {status}", str(found["StackId"]) if found else "")
             elif status == "none":
                 if not may_make:
-                    raise Refused(f"There is no stack {self.name} in {self.account.region}.", "./aws/deploy.sh makes one.")
+                    raise Refused(
+                        f"There is no stack {self.name} in {self.account.region}.", "./aws/deploy.sh makes one."
+                    )
                 return True
             elif status == "UPDATE_ROLLBACK_FAILED":
                 self._continue(dry_run)
@@ -225,7 +227,7 @@ class Stack:
         return stack_id
 
     def kept(self, stack_id: str) -> list[dict[str, Any]]:
-        """What a deletion left in place on purpose: rows of events (LogicalResourceId, PhysicalResourceId, ResourceType)."""
+        """What a deletion left in place on purpose: events with LogicalResourceId, PhysicalResourceId, ResourceType."""
         return [row for row in self.events(stack_id) if row["ResourceStatus"] == "DELETE_SKIPPED"]
 
 

@@ -67,7 +67,9 @@ class Admin:
                     break
             else:
                 ecs.stop_task(cluster=cluster, task=arn, reason="did not start")
-                raise Failed(f"The task did not start in {START_S:.0f} s.", "Is there a way to the images from its subnet?")
+                raise Failed(
+                    f"The task did not start in {START_S:.0f} s.", "Is there a way to the images from its subnet?"
+                )
         for _ in pauses():
             task = look()
             for text in self._new(log):

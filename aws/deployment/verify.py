@@ -114,7 +114,9 @@ class Running:
             _until(self._healthy, steps.now, SETTLE_S)
 
     def _settled(self) -> str:
-        rows = self.account.client("ecs").describe_services(cluster=self.cluster, services=list(self.images))["services"]
+        rows = self.account.client("ecs").describe_services(cluster=self.cluster, services=list(self.images))[
+            "services"
+        ]
         missing = set(self.images) - {row["serviceName"] for row in rows if row["status"] == "ACTIVE"}
         if missing:
             raise Unverified(f"There is no service {', '.join(sorted(missing))}.")
@@ -240,7 +242,9 @@ class Outside:
                 break
             now("503: no durable place yet")
         if not 200 <= status < 300:
-            raise Unverified(f"A webhook with credentials was answered {status}: {said[:300].decode('utf-8', 'replace')}")
+            raise Unverified(
+                f"A webhook with credentials was answered {status}: {said[:300].decode('utf-8', 'replace')}"
+            )
         found: dict[str, Any] = json.loads(said)
         return found
 

@@ -1,6 +1,6 @@
 """Faults on purpose, read from the JSON file $EMULATOR_FAULTS at each step, so that a test changes them while it runs.
 
-    {"Database:update": "No space left"}        the resource, or every one of a type ("AWS::RDS::DBInstance:update"), fails
+    {"Database:update": "No space left"}         it fails; by logical id or by type ("AWS::RDS::DBInstance:update")
     {"VPC:create": {"message": "…", "after": 1}} from the second time on
     {"VPC:create": {"hold": true}}               the operation waits in progress until the fault is gone
     {"certificates": "PENDING_VALIDATION"}       status of certificates that are asked for
@@ -40,8 +40,8 @@ def install() -> None:
         _wrap_step(name)
     ours = stacks._runs_on_worker_thread
     # A step that is held must not hold everything else.
-    stacks._runs_on_worker_thread = lambda kind: ours(kind) or any(
-        isinstance(fault, dict) and fault.get("hold") for fault in planned().values()
+    stacks._runs_on_worker_thread = lambda kind: (
+        ours(kind) or any(isinstance(fault, dict) and fault.get("hold") for fault in planned().values())
     )
     _wrap_certificates()
     _wrap_targets()
@@ -55,7 +55,7 @@ def _wrap_step(name: str) -> None:
 
     def run(kind: str, *arguments: Any, **named: Any) -> Any:
         if verb == "update":
-            physical, old, new, _stack, logical, *_ = arguments
+            _physical, old, new, _stack, logical, *_ = arguments
             if old == new:
                 return step(kind, *arguments, **named)
         elif verb == "create":

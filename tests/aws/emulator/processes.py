@@ -1,8 +1,8 @@
 """Tasks of ECS without containers: services say that their tasks run, one-off tasks are processes of this machine.
 
 $EMULATOR_TASK is a program that gets the container's command as its arguments and the container's environment, secrets
-included, with the emulator's own PATH. What it writes goes to the container's log group line by line, its exit status is
-the container's. Tasks of services are recorded and get addresses, so that load balancers have targets.
+included, with the emulator's own PATH. What it writes goes to the container's log group line by line, its exit status
+is the container's. Tasks of services are recorded and get addresses, so that load balancers have targets.
 """
 
 from __future__ import annotations

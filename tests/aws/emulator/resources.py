@@ -1,4 +1,4 @@
-"""Resource types that ministack lacks. Each keeps nothing but an id, and answers the attributes that templates ask for."""
+"""Resource types that ministack lacks. Each keeps nothing but an id, and answers what templates ask of it."""
 
 from __future__ import annotations
 

@@ -40,7 +40,8 @@ class Emulator:
                 [sys.executable, "-m", "emulator"], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={
                     "PATH": os.defpath, "PYTHONPATH": str(Path(__file__).parents[1]), "HOME": str(folder),
-                    "GATEWAY_PORT": str(self.port), "BIND_HOST": "127.0.0.1", "IOT_MTLS_ENABLED": "0", "TMPDIR": str(folder),
+                    "GATEWAY_PORT": str(self.port), "BIND_HOST": "127.0.0.1", "TMPDIR": str(folder),
+                    "IOT_MTLS_ENABLED": "0",
                     "EMULATOR_FAULTS": str(self._faults), "EMULATOR_REQUESTS": str(self._requests),
                     "EMULATOR_TASK": str(task or ""), "EMULATOR_BRIDGE": str(folder / "bridge.json"),
                     "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION,
