@@ -21,7 +21,7 @@ NAT, NAT_PER_GB = 0.045, 0.045
 ENDPOINT = 0.01
 PUBLIC_IPV4 = 0.005
 DATABASE = {"db.t4g.micro": 0.016, "db.t4g.small": 0.032, "db.t4g.medium": 0.065, "db.m7g.large": 0.168}
-DATABASE_GB_MONTH = 0.115
+DATABASE_GB, DATABASE_GB_MONTH = 20.0, 0.115
 EFS_GB_MONTH, EFS_GB_WRITTEN, EFS_GB_READ = 0.30, 0.06, 0.03
 LOGS_GB = 0.50
 SECRET_MONTH, ALARM_MONTH = 0.40, 0.10
@@ -45,10 +45,6 @@ def estimate(parameters: Mapping[str, str], stage: Mapping[str, object], network
     """Lines of a month. `stage`: the row of the template's mapping; `network`: the parameters of vpc.yaml, empty for a
     VPC of somebody else's."""
 
-    def number(name: str, default: float) -> float:
-        found = parameters.get(name) or stage.get(name)
-        return float(str(found)) if found not in (None, "") else default
-
     arm = ARM_FACTOR if parameters.get("CpuArchitecture") == "ARM64" else 1.0
     single = parameters.get("KafkaMode", "single") == "single"
     console = bool(parameters.get("ConsoleCidr"))
@@ -58,7 +54,7 @@ def estimate(parameters: Mapping[str, str], stage: Mapping[str, object], network
         vcpu, gib = TASKS[name]
         return Line(f"{name}: {count:g} × {vcpu:g} vCPU, {gib:g} GB", count * (vcpu * VCPU + gib * GIB) * HOURS * arm)
 
-    lines = [task("ingest", number("IngestMinTasks", 1)), task("worker", 1)]
+    lines = [task("ingest", float(parameters["IngestMinTasks"])), task("worker", 1)]
     if console:
         lines.append(task("console", 1))
     balancers = 1
@@ -73,13 +69,13 @@ def estimate(parameters: Mapping[str, str], stage: Mapping[str, object], network
             )
         )
     lines.append(Line(f"load balancers: {balancers}", balancers * LOAD_BALANCER * HOURS))
-    kind = str(stage.get("DatabaseClass") or stage.get("DbClass") or "db.t4g.micro")
-    copies = 2 if str(stage.get("MultiAz") or stage.get("MultiAZ") or "").lower() == "true" else 1
-    size = number("DatabaseStorage", 20)
+    kind = str(stage["DbClass"])
+    copies = 2 if stage["DbMultiAz"] == "true" else 1
+    size = DATABASE_GB
     lines.append(
         Line(
             f"database: {copies} × {kind}, {size:g} GB",
-            copies * (DATABASE.get(kind, DATABASE["db.m7g.large"]) * HOURS + size * DATABASE_GB_MONTH),
+            copies * (DATABASE[kind] * HOURS + size * DATABASE_GB_MONTH),
         )
     )
     addresses = balancers * ZONES

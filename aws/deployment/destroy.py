@@ -19,7 +19,7 @@ from deployment.account import Account, code
 from deployment.arguments import Options
 from deployment.errors import Refused
 from deployment.output import Output
-from deployment.rollout import limit_logs
+from deployment.rollout import LOG_DAYS, limit_logs
 from deployment.stacks import NEVER_COMPLETE
 from deployment.stage import Stage, find
 
@@ -50,8 +50,6 @@ def destroy(options: Options, account: Account, out: Output) -> None:
         groups = limit_logs(stage, outputs)
         databases = list(_databases(stage))
         _unprotect(stage, databases)
-        if options.delete_data and outputs.get("AccessLogsBucket"):
-            _empty(account, outputs["AccessLogsBucket"])
         stack_id = stage.stack.delete()
         kept = stage.stack.kept(stack_id)
     _remove_fixed_secrets(stage)
@@ -195,7 +193,8 @@ def _left(
         else:
             yield Left(f"{row['LogicalResourceId']} ({kind}) {physical}", None)
     for name in groups:
-        yield Left(f"log group {name}, for some time", None)
+        if account.client("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]:
+            yield Left(f"log group {name}, until its lines are {LOG_DAYS} days old", None)
     arn = parameters.get("CertificateArn", "")
     if arn:
         whose = "asked for by deploy.sh; it serves the next time" if names.made_by_us(account, arn) else "yours"

@@ -152,7 +152,12 @@ def records(domain: str, outputs: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def pending(wanted: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     """Those that do not lead where they should, as this machine sees DNS now."""
-    return [(name, target) for name, target in wanted if not (addresses(name) & addresses(target))]
+    found = []
+    for name, target in wanted:
+        here = addresses(name)
+        if not here or not here & addresses(target):
+            found.append((name, target))
+    return found
 
 
 def addresses(name: str) -> set[str]:

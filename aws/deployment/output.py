@@ -103,11 +103,15 @@ class Steps:
             self._out.note(f"  {text}")
 
     def event(self, at: datetime, status: str, resource: str, reason: str = "", *, done: int = 0) -> None:
-        """One event of a stack; `done` resources are finished. On a terminal failures alone stay in sight."""
+        """One event of a stack; `done` resources are finished.
+
+        A plain log gets what is finished, a terminal what begins, and there failures alone stay in sight.
+        """
         bad = "FAILED" in status
         line = f"  {at:%H:%M:%S}  {status:<22} {resource}" + (f"  {reason}" if reason and bad else "")
         if self._bar is None:
-            self._out.note(line)
+            if not status.endswith("_IN_PROGRESS"):
+                self._out.note(line)
             return
         if bad:
             self._bar.console.print(Text(safe(line), "red"))

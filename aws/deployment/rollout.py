@@ -18,7 +18,6 @@ from deployment.stage import Stage
 from deployment.tasks import Admin
 from deployment.templates import AWS, ROOT, Bucket, Template
 
-INGEST_ALARM = "Ingest5xxAlarm"
 LOG_DAYS = 90
 SHOWN = ("WebhookUrl", "KafkaBootstrapServers", "ConsoleUrl", "DashboardUrl")
 
@@ -112,10 +111,10 @@ class Rollout:
         """The alarm that takes an update back: senders get 5xx. Raises Refused when it is red already."""
         if not self.options.alarm_rollback:
             return ()
-        rows = {row["LogicalResourceId"]: row for row in self.stage.stack.resources()}
-        if INGEST_ALARM not in rows:
+        arn = self.stage.stack.outputs().get("Ingest5xxAlarmArn", "")
+        if not arn:
             return ()
-        name = rows[INGEST_ALARM]["PhysicalResourceId"]
+        name = arn.rpartition(":")[2]
         found = self.stage.account.client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"]
         if found and found[0]["StateValue"] == "ALARM":
             raise Refused(
@@ -162,17 +161,15 @@ class Rollout:
         services[outputs["WorkerServiceName"]] = parameters["BridgeImage"]
         if outputs.get("KafkaServiceName"):
             services[outputs["KafkaServiceName"]] = parameters["KafkaImage"]
-        if outputs.get("ConsoleUrl"):
-            services[f"{stage.name}-webhooks-console"] = parameters["BridgeImage"]
-        groups = tuple(
-            row["PhysicalResourceId"] for row in stage.stack.resources()
-            if row["ResourceType"] == "AWS::ElasticLoadBalancingV2::TargetGroup"
-        )  # fmt: skip
+        if outputs.get("ConsoleServiceName"):
+            services[outputs["ConsoleServiceName"]] = parameters["BridgeImage"]
+        groups = tuple(arn for name, arn in sorted(outputs.items()) if name.endswith("TargetGroupArn"))
         verify.Running(stage.account, stage.out, outputs["ClusterName"], services, groups).check()
         stage.out.note("  services run what was asked for, and every target is healthy")
         wanted = names.records(stage.domain, outputs)
         with stage.out.progress("Looking the names up"):
-            pending = dict(names.pending(wanted))
+            elsewhere = verify.reach(options.environ, {}, {}).names
+            pending = dict(names.pending([row for row in wanted if row[0] not in elsewhere]))
         kafka_port = int(parameters.get("KafkaExternalPort", "29095"))
         ports = {name: kafka_port if name.startswith("kafka.") else 443 for name, _ in wanted}
         reach = verify.reach(options.environ, pending, ports)

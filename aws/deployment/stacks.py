@@ -83,8 +83,8 @@ class Stack:
         """Oldest first; those of one operation alone when its token is given."""
         pages = self._client.get_paginator("describe_stack_events").paginate(StackName=stack_id or self.name)
         found = [row for page in pages for row in page["StackEvents"]]
-        found = [row for row in found if not token or row.get("ClientRequestToken") == token]
-        return sorted(found, key=lambda row: row["Timestamp"])
+        found.reverse()
+        return [row for row in found if not token or row.get("ClientRequestToken") == token]
 
     def failures(self, stack_id: str = "", token: str = "") -> list[str]:
         """What went wrong, in the order in which it did; resources that were only stopped by it are left out."""

@@ -51,6 +51,11 @@ class Reach:
     instead: Mapping[Address, Address] = field(default_factory=dict)
     ca: str = ""
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Those that need not be in DNS."""
+        return frozenset(host for host, _ in self.instead)
+
     def context(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
         if self.ca:

@@ -14,7 +14,7 @@ import threading
 from typing import Any
 
 from ministack.core.responses import get_account_id, get_region, request_scope
-from ministack.services import ecs
+from ministack.services import ecs, secretsmanager
 
 from emulator.faults import _replace
 
@@ -52,13 +52,23 @@ def _address(task: dict[str, Any]) -> str:
     return f"10.40.2.{number % 250 + 1}"
 
 
+def _secret(place: str) -> str:
+    """`secret:key:stage:version`; ministack's Ref of a secret is its name, so there is no ARN to take apart."""
+    name, key, _stage, version = (place + ":::").split(":")[:4]
+    asked = {"SecretId": name, **({"VersionId": version} if version else {})}
+    status, _, body = secretsmanager._get_secret_value(asked)
+    assert status == 200, body
+    text = json.loads(body)["SecretString"]
+    return json.loads(text)[key] if key else text
+
+
 def _work(scope: tuple[str, str], task: dict[str, Any], data: dict[str, Any]) -> None:
     arn = task["taskArn"]
     with request_scope(*scope):
         definition = ecs._task_defs[ecs._resolve_td_key(data["taskDefinition"])]
         (container, *_) = definition["containerDefinitions"]
         environ = {row["name"]: row["value"] for row in container.get("environment", [])}
-        environ |= ecs._resolve_container_secrets(container)
+        environ |= {row["name"]: _secret(row["valueFrom"]) for row in container.get("secrets", [])}
         (override, *_) = data.get("overrides", {}).get("containerOverrides") or [{}]
         command = override.get("command") or container.get("command", [])
         log = ecs._awslogs_config(container, arn.rpartition("/")[2], "none")

@@ -16,8 +16,26 @@ def install() -> None:
     table = provisioners._RESOURCE_HANDLERS
     for name, handler in HANDLERS.items():
         table.setdefault(name, handler)
+    for name, attributes in MORE_ATTRIBUTES.items():
+        _answer_more(table[name], attributes)
     listener = table["AWS::ElasticLoadBalancingV2::Listener"]
     listener.setdefault("update", lambda physical, old, new, stack, logical=None: (physical, {"ListenerArn": physical}))
+
+
+def _answer_more(handler: dict[str, Any], more: Attributes) -> None:
+    """`Fn::GetAtt` of attributes that ministack's own type does not know."""
+    for verb in ("create", "update"):
+        if verb in handler:
+            handler[verb] = _with_more(handler[verb], verb, more)
+
+
+def _with_more(step: Any, verb: str, more: Attributes) -> Any:
+    def run(*arguments: Any) -> tuple[str, dict[str, Any]]:
+        physical, attributes = step(*arguments)
+        properties = arguments[1] if verb == "create" else arguments[2]
+        return physical, {**more(physical, properties), **(attributes or {})}
+
+    return run
 
 
 def recorded(prefix: str, attributes: Attributes = lambda physical, properties: {}) -> dict[str, Any]:
@@ -81,4 +99,8 @@ HANDLERS: dict[str, dict[str, Any]] = {
     "AWS::CloudWatch::CompositeAlarm": arn("cloudwatch", "alarm", "AlarmName"),
     "AWS::ECS::ClusterCapacityProviderAssociations": recorded("associations"),
     "AWS::Backup::BackupSelection": recorded("selection"),
+}
+
+MORE_ATTRIBUTES: dict[str, Attributes] = {
+    "AWS::EC2::VPC": lambda physical, properties: {"CidrBlock": properties["CidrBlock"]},
 }
