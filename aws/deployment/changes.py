@@ -103,6 +103,8 @@ def apply(stack: Stack, plan: Plan, *, may_make: bool = True, dry_run: bool = Fa
     Raises Refused by the guard or by the stack's status, Failed when AWS did not get there.
     """
     new = stack.settle(may_make=may_make, dry_run=dry_run)
+    if dry_run and new and stack.status() != "none":
+        return True  # what is there would be removed first; the name is taken until then
     name = f"kwb-{secrets.token_hex(6)}"
     client = stack.account.client("cloudformation")
     request: dict[str, Any] = {

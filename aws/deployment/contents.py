@@ -8,10 +8,7 @@ when the content is neither what is deployed nor what an attempt before has put 
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,29 +85,20 @@ def check(configuration: Configuration, secrets: Mapping[str, str]) -> None:
             f"{shown} refers to {', '.join(missing)}, which no secret of the stage has.",
             f"{missing[0]}=… in the environment of this command, or in SOURCES_FILE; it is kept for the next ones.",
         )
+    from kafka_webhook_bridge.app.preflight import load as load_bridge
+    from kafka_webhook_bridge.errors import ConfigError
+
     # Which broker and database there will be is the template's affair: these only let the file be judged.
     environ = {
-        "PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(ROOT / "src"), "PYTHONSAFEPATH": "1",
         "KAFKA_BOOTSTRAP_SERVERS": "kafka.invalid:9094", "KAFKA_USERNAME": "bridge", "KAFKA_PASSWORD": "unknown-here",
         "KWB_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KWB_KAFKA_SASL_MECHANISM": "PLAIN",
         "WEBHOOK_USERNAME": "webhook", "WEBHOOK_PASSWORD": "unknown-here",
         "DATABASE_URL": "postgresql://bridge:unknown-here@database.invalid/bridge", **secrets,
     }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "kafka_webhook_bridge.cli", "config", "check", str(configuration.path), "--json"],
-        cwd=ROOT, env=environ, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise Refused(f"{shown} is wrong:\n{_problems(done.stderr)}", "See `kwb config check`.")
-
-
-def _problems(said: str) -> str:
     try:
-        error = json.loads(said.strip().splitlines()[-1])["error"]
-    except (ValueError, LookupError, TypeError):
-        return said.strip()
-    rows = [f"{row['where']}: {row['what']}" for row in error.get("problems", [])]
-    return "\n".join(rows) or str(error.get("message", said))
+        load_bridge(environ=environ, bridge_config=str(configuration.path))
+    except ConfigError as error:
+        raise Refused(f"{shown} is wrong:\n{error.message}", "See `kwb config check`.") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ DATABASE = {"db.t4g.micro": 0.016, "db.t4g.small": 0.032, "db.t4g.medium": 0.065
 DATABASE_GB, DATABASE_GB_MONTH = 20.0, 0.115
 EFS_GB_MONTH, EFS_GB_WRITTEN, EFS_GB_READ = 0.30, 0.06, 0.03
 LOGS_GB = 0.50
-SECRET_MONTH, ALARM_MONTH = 0.40, 0.10
+SECRET_MONTH, ALARM_MONTH, KEY_MONTH = 0.40, 0.10, 1.00
 SNAPSHOT_GB_MONTH, S3_GB_MONTH, ECR_GB_MONTH = 0.095, 0.023, 0.10
 
 # vCPU and GiB of a task (deploy-rules 11).
@@ -32,7 +32,7 @@ TASKS = {"ingest": (0.5, 1.0), "worker": (0.5, 1.0), "console": (0.25, 0.5), "ka
 RETENTION_HOURS = 72.0  # of topics on the single broker
 ENDPOINTS = 4  # ecr.api, ecr.dkr, logs, secretsmanager
 ZONES = 2
-SECRETS = 6
+SECRETS, ALARMS = 6, 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +69,11 @@ def estimate(parameters: Mapping[str, str], stage: Mapping[str, object], network
             )
         )
     lines.append(Line(f"load balancers: {balancers}", balancers * LOAD_BALANCER * HOURS))
-    kind = str(stage["DbClass"])
-    copies = 2 if stage["DbMultiAz"] == "true" else 1
-    size = DATABASE_GB
-    lines.append(
-        Line(
-            f"database: {copies} × {kind}, {size:g} GB",
-            copies * (DATABASE[kind] * HOURS + size * DATABASE_GB_MONTH),
-        )
-    )
+    kind = str(stage.get("DatabaseClass", ""))  # a release of another time may call it otherwise
+    if kind in DATABASE:
+        copies = 2 if stage.get("MultiAz") == "true" else 1
+        month = copies * (DATABASE[kind] * HOURS + DATABASE_GB * DATABASE_GB_MONTH)
+        lines.append(Line(f"database: {copies} × {kind}, {DATABASE_GB:g} GB", month))
     addresses = balancers * ZONES
     if network:
         gateways = {"none": 0, "single": 1, "per-az": ZONES}[network.get("NatGateways", "single")]
@@ -87,7 +83,8 @@ def estimate(parameters: Mapping[str, str], stage: Mapping[str, object], network
         if network.get("InterfaceEndpoints", "false") == "true":
             lines.append(Line(f"endpoints: {ENDPOINTS} in {ZONES} zones", ENDPOINTS * ZONES * ENDPOINT * HOURS))
     lines.append(Line(f"public addresses: {addresses}", addresses * PUBLIC_IPV4 * HOURS))
-    lines.append(Line(f"secrets: {SECRETS}", SECRETS * SECRET_MONTH))
+    watched = SECRETS * SECRET_MONTH + ALARMS * ALARM_MONTH + KEY_MONTH
+    lines.append(Line(f"secrets: {SECRETS}, alarms: {ALARMS}, a key", watched))
     return lines
 
 

@@ -164,7 +164,8 @@ class Rollout:
         if outputs.get("ConsoleServiceName"):
             services[outputs["ConsoleServiceName"]] = parameters["BridgeImage"]
         groups = tuple(arn for name, arn in sorted(outputs.items()) if name.endswith("TargetGroupArn"))
-        verify.Running(stage.account, stage.out, outputs["ClusterName"], services, groups).check()
+        minutes = float(options.environ.get("VERIFY_MINUTES") or verify.SETTLE_MINUTES)
+        verify.Running(stage.account, stage.out, outputs["ClusterName"], services, groups, minutes * 60).check()
         stage.out.note("  services run what was asked for, and every target is healthy")
         wanted = names.records(stage.domain, outputs)
         with stage.out.progress("Looking the names up"):
@@ -177,6 +178,7 @@ class Rollout:
             verify.Outside(
                 stage.domain, smoke_source, self._login(outputs), reach,
                 (f"kafka.{stage.domain}", kafka_port) if outputs.get("NlbDnsName") else None,
+                limit_s=min(minutes, verify.OUTSIDE_MINUTES) * 60,
             ).check(Admin(stage.account, stage.out, outputs), stage.users_prefix, stage.out)  # fmt: skip
             stage.out.note("  webhooks are taken and refused as they should be, and Kafka is read from outside")
         told = [(name, target) for name, target in wanted if name in pending]

@@ -31,8 +31,7 @@ from deployment.stacks import pauses
 from deployment.tasks import Admin
 
 SMOKE_USER = "kwb-smoke"
-SETTLE_S = 900.0
-OUTSIDE_S = 180.0
+SETTLE_MINUTES, OUTSIDE_MINUTES = 15.0, 3.0
 _KAFKA_S = 60.0
 
 Address = tuple[str, int]
@@ -108,15 +107,16 @@ class Running:
     cluster: str
     images: Mapping[str, str]
     target_groups: tuple[str, ...]
+    limit_s: float = SETTLE_MINUTES * 60
 
     def check(self) -> None:
         """Raises Unverified."""
         with self.out.progress("Waiting for the services") as steps:
-            _until(self._settled, steps.now, SETTLE_S)
+            _until(self._settled, steps.now, self.limit_s)
         with self.out.progress("Looking at what runs") as steps:
-            _until(self._right_images, steps.now, SETTLE_S)
+            _until(self._right_images, steps.now, self.limit_s)
         with self.out.progress("Waiting for healthy targets") as steps:
-            _until(self._healthy, steps.now, SETTLE_S)
+            _until(self._healthy, steps.now, self.limit_s)
 
     def _settled(self) -> str:
         rows = self.account.client("ecs").describe_services(cluster=self.cluster, services=list(self.images))[
@@ -190,7 +190,7 @@ class Outside:
     reach: Reach
     kafka: Address | None = None
     https_port: int = 443
-    limit_s: float = OUTSIDE_S
+    limit_s: float = OUTSIDE_MINUTES * 60
 
     def check(self, admin: Admin, users_prefix: str, out: Output) -> None:
         """Raises Unverified."""
@@ -254,7 +254,7 @@ class Outside:
         return found
 
     def _consumer(self, password: str) -> Any:
-        from kafka import KafkaConsumer
+        from kafka import KafkaConsumer  # type: ignore[attr-defined]  # mypy takes aws/kafka, a folder, for it
 
         assert self.kafka is not None
         host, port = self.kafka

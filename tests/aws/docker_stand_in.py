@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
-"""A `docker` for the tests of aws/*.sh, because the emulator keeps no layers: a build that is pushed becomes an image of
-that name and platform in its repository, with a manifest as buildx writes it. $STAND_IN is the log of its calls."""
+"""A `docker` for the tests of aws/*.sh, because the emulator keeps no layers.
+
+A build that is pushed becomes an image of that name and platform in its repository, with a manifest as buildx writes
+it. $STAND_IN is the log of its calls.
+"""
 
 import json
 import os
 import sys
+from pathlib import Path
 
 import boto3
 
 words = sys.argv[1:]
 typed = "" if sys.stdin.isatty() else sys.stdin.read() if words[0] == "login" else ""
-with open(os.environ["STAND_IN"], "a") as log:
+with Path(os.environ["STAND_IN"]).open("a") as log:
     log.write(json.dumps({"words": words, "stdin": len(typed)}) + "\n")
 if words[:2] == ["buildx", "build"]:
     if os.environ.get("STAND_IN_FAILS"):

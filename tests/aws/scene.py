@@ -17,6 +17,7 @@ import yaml
 from emulator.server import Emulator
 
 ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "aws"))  # some tests look at a part of the package `deployment` alone
 DOMAIN = "example.test"
 COMMANDS_S = 240
 # Nothing of these may ever be seen; long and odd enough to be found anywhere.
@@ -29,7 +30,7 @@ class Checkout:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "checkout"
         self.bin = folder / "bin"
-        self.docker_log = folder / "docker.jsonl"
+        self.docker_log, self.argv_log = folder / "docker.jsonl", folder / "argv"
         self.root.mkdir()
         self.bin.mkdir()
         ignored = shutil.ignore_patterns("__pycache__")
@@ -38,21 +39,23 @@ class Checkout:
         shutil.copy(ROOT / "requirements/aws.txt", self.root / "requirements/aws.txt")
         (self.root / "src").symlink_to(ROOT / "src")
         shutil.copy(ROOT / ".gitignore", self.root / ".gitignore")
+        if not (self.root / "aws/kafka/Dockerfile").exists():
+            (self.root / "aws/kafka").mkdir(exist_ok=True)
+            (self.root / "aws/kafka/Dockerfile").write_text("ARG KAFKA_IMAGE=apache/kafka:4.4.0\nFROM ${KAFKA_IMAGE}\n")
         self._environment()
         shutil.copy(Path(__file__).with_name("docker_stand_in.py"), self.bin / "docker")
-        _wrapper(self.bin / "docker-python", sys.executable)
         (self.bin / "docker").write_text(
             (self.bin / "docker").read_text().replace("#!/usr/bin/env python3", f"#!{sys.executable}")
         )
         (self.bin / "docker").chmod(0o755)
         self.git("init", "-q")
-        self.commit("first")
+        self.first = self.commit("first")
 
     def _environment(self) -> None:
-        """.venv-aws as lib.sh would make it, out of the environment of the tests, which has the same locked versions."""
+        """.venv-aws as lib.sh would make it, out of the environment of the tests, which has the same versions."""
         venv = self.root / ".venv-aws"
         (venv / "bin").mkdir(parents=True)
-        _wrapper(venv / "bin/python", sys.executable)
+        _wrapper(venv / "bin/python", sys.executable, self.argv_log)
         with (self.root / "requirements/aws.txt").open() as lock:
             stamp = subprocess.run(["cksum"], stdin=lock, capture_output=True, text=True, check=True).stdout
         (venv / ".ready").write_text(stamp)
@@ -69,6 +72,11 @@ class Checkout:
         self.git("commit", "-q", "--allow-empty", "-m", message)
         return self.git("rev-parse", "--short=12", "HEAD").strip()
 
+    def restore(self) -> None:
+        """As it was at first."""
+        self.git("reset", "-q", "--hard", self.first)
+        self.git("clean", "-fdq")
+
     def edit(self, name: str, old: str, new: str) -> None:
         path = self.root / name
         text = path.read_text()
@@ -81,8 +89,9 @@ class Checkout:
         return [row[row.index("--tag") + 1] for row in rows if row[:2] == ["buildx", "build"]]
 
 
-def _wrapper(path: Path, program: str) -> None:
-    path.write_text(f'#!/bin/sh\nexec "{program}" "$@"\n')
+def _wrapper(path: Path, program: str, log: Path) -> None:
+    """Remembers what it was given as arguments: anybody on a machine may read those."""
+    path.write_text(f'#!/bin/sh\nprintf "%s " "$@" >> "{log}"\nexec "{program}" "$@"\n')
     path.chmod(0o755)
 
 
@@ -116,7 +125,9 @@ class Scene:
 
     def deploy(self, *words: str, expect: int = 0, **environ: str) -> str:
         """ENVIRONMENT=dev ./aws/deploy.sh example.test"""
-        return self.type("deploy", DOMAIN, *words, expect=expect, **{"ENVIRONMENT": "dev", "SKIP_SMOKE": "1", **environ})
+        return self.type(
+            "deploy", DOMAIN, *words, expect=expect, **{"ENVIRONMENT": "dev", "SKIP_SMOKE": "1", **environ}
+        )
 
     def update(self, *words: str, expect: int = 0, **environ: str) -> str:
         return self.type("update", DOMAIN, *words, expect=expect, **{"SKIP_SMOKE": "1", **environ})
@@ -142,7 +153,9 @@ class Scene:
     def releases(self, stack: str = "dev-webhooks") -> list[dict[str, Any]]:
         """release.json of each, oldest first."""
         s3, bucket = self.emulator.client("s3"), self.outputs("kafka-webhook-bridge-registry")["ArtifactsBucket"]
-        keys = [row["Key"] for row in s3.list_objects_v2(Bucket=bucket, Prefix=f"releases/{stack}/").get("Contents", [])]
+        keys = [
+            row["Key"] for row in s3.list_objects_v2(Bucket=bucket, Prefix=f"releases/{stack}/").get("Contents", [])
+        ]
         found = [key for key in sorted(keys) if key.endswith("release.json")]
         return [json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in found]
 
