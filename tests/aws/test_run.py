@@ -18,7 +18,7 @@ TASK = """\
 case "$1" in
   exit) echo "one line"; echo "and another"; exit "$2" ;;
   say) shift; printf '%s|' "$@"; echo ;;
-  show) eval "printf '%s\\n' \\"\\$$2\\"" ;;
+  show) shift; for name in "$@"; do eval "printf '%s\\n' \\"\\$$name\\""; done ;;
   colour) printf '\\033[2Jred\\n' ;;
   wait) echo waiting; exec sleep 600 ;;
 esac
@@ -53,9 +53,9 @@ def test_words_arrive_as_they_were_typed(dev: Scene) -> None:
 
 
 def test_the_task_has_the_configuration_and_the_secrets_of_the_stack(dev: Scene) -> None:
-    assert "kwb-smoke" in run(dev, "kwb", "show", "KWB_CONFIG")
-    assert "{}" in run(dev, "kwb", "show", "KWB_SECRETS_JSON")
-    assert "dev-webhooks/users/" in run(dev, "kwb", "show", "KWB_USERS_SECRET_PREFIX")
+    said = run(dev, "kwb", "show", "KWB_CONFIG", "KWB_SECRETS_JSON", "KWB_USERS_SECRET_PREFIX")
+    assert "kwb-smoke: {topic: kwb.smoke}" in said
+    assert "\n{}\ndev-webhooks/users/\n" in said
 
 
 def test_a_log_cannot_move_the_cursor(dev: Scene) -> None:
