@@ -12,14 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 from resolver import Unresolvable
 from world import Scene, Templates, World, build
 
-from rules import access, data, doors, kafka, network, shape, tasks, watch
+from rules import access, data, doors, kafka, network, settings, shape, tasks, watch
 
 Rule = Callable[[World], Iterator[str]]
 RuleOfTemplates = Callable[[Templates], Iterator[str]]
 
-RULES: tuple[Rule, ...] = (
-    *shape.RULES, *network.RULES, *doors.RULES, *tasks.RULES, *kafka.RULES, *data.RULES, *access.RULES, *watch.RULES,
-)  # fmt: skip
+_ROOMS = (shape, network, doors, tasks, settings, kafka, data, access, watch)
+RULES: tuple[Rule, ...] = tuple(rule for room in _ROOMS for rule in room.RULES)
 OF_TEMPLATES: tuple[RuleOfTemplates, ...] = shape.OF_TEMPLATES
 
 

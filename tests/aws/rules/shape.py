@@ -53,7 +53,7 @@ OUTPUTS = {
     "WebhookUrl", "KafkaBootstrapServers", "AlbDnsName", "ClusterName", "IngestServiceName", "WorkerServiceName",
     "ConfigSecretArn", "SourcesSecretArn", "WebhookSecretArn", "DatabaseSecretArn", "DatabaseEndpoint", "AlarmTopicArn",
     "AccessLogsBucket", "DashboardUrl", "AdminTaskDefinition", "AdminSecurityGroup", "AdminSubnets",
-    "BridgeSecurityGroupIds",
+    "BridgeSecurityGroupIds", "IngestTargetGroupArn",
 }  # fmt: skip
 FREE = {"AWS::EC2::VPC::Id", "List<AWS::EC2::Subnet::Id>"}  # AWS checks these itself
 
@@ -105,7 +105,7 @@ def passwords_are_not_echoed(found: Templates) -> Iterator[str]:
                 yield f"{name}: {parameter} has a default"
 
 
-def rule_07_names_and_passwords_are_harmless(found: Templates) -> Iterator[str]:
+def rule_7_names_and_passwords_are_harmless(found: Templates) -> Iterator[str]:
     """In JSON, in JAAS and in Kafka's super.users, where names are all that counts."""
     template = found["bridge"]
     name, password = re.compile(r"[a-z][a-z0-9._-]{0,62}"), re.compile(r"[A-Za-z0-9_.~-]{12,128}|")
@@ -166,10 +166,11 @@ def nothing_is_declared_in_vain(found: Templates) -> Iterator[str]:
         for parameter in template.get("Parameters", {}):
             if parameter not in used and f"${{{parameter}}}" not in spoken:
                 yield f"{name}: nobody reads the parameter {parameter}"
-        for condition in template.get("Conditions", {}):
-            if not any(condition in strings(template[key]) for key in ("Resources", "Outputs")) and not any(
-                condition in strings(one) for other, one in template["Conditions"].items() if other != condition
-            ):
+        conditions = template.get("Conditions", {})
+        asked = {key: set(strings(one)) for key, one in conditions.items()}
+        outside = set(strings([template["Resources"], template.get("Outputs", {})]))
+        for condition in conditions:
+            if condition not in outside.union(*(asked[other] for other in conditions if other != condition)):
                 yield f"{name}: nobody asks for the condition {condition}"
         for table, rows in template.get("Mappings", {}).items():
             for row, cells in rows.items():
@@ -209,10 +210,12 @@ def templates_fit_into_cloudformation(found: Templates) -> Iterator[str]:
             yield f"{name}: the description is missing, or longer than 1024"
         if len(json.dumps(template)) > 1_000_000:
             yield f"{name}: larger than 1 MB"
+        if "Transform" in template:
+            yield f"{name}: a transform; AWS::LanguageExtensions refuses RetainExceptOnCreate and is not needed for it"
         for policy in ("DeletionPolicy", "UpdateReplacePolicy"):
-            computed = [one for one, at in template["Resources"].items() if isinstance(at.get(policy), dict)]
-            if computed and template.get("Transform") != "AWS::LanguageExtensions":
-                yield f"{name}: {policy} of {computed} is computed, which needs the transform AWS::LanguageExtensions"
+            for one, at in template["Resources"].items():
+                if strange := set(functions(at.get(policy))) - {"Fn::If", "Fn::FindInMap", "Ref"}:
+                    yield f"{name}: {policy} of {one} is computed by {sorted(strange)}"
         for output, at in template.get("Outputs", {}).items():
             if not at.get("Description"):
                 yield f"{name}: {output} says nothing of itself"
@@ -223,7 +226,7 @@ def refused(template: Template, changes: dict[str, str], scene: Scene) -> bool:
     return bool(unfit(template, parameters) or refusals(template, parameters, facts(parameters)))
 
 
-def rule_06_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator[str]:
+def rule_6_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator[str]:
     """By Rules, before anything is made; and what can work is not."""
     template = found["bridge"]
     single, plain, scram, mtls, iam = (
@@ -264,7 +267,7 @@ def rule_06_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator
             yield f"{name} of another VPC are taken"
 
 
-def rule_01_no_nat_needs_endpoints(found: Templates) -> Iterator[str]:
+def rule_1_no_nat_needs_endpoints(found: Templates) -> Iterator[str]:
     for nat, endpoints, wanted in (
         ("none", "false", True),
         ("none", "true", False),
@@ -274,6 +277,13 @@ def rule_01_no_nat_needs_endpoints(found: Templates) -> Iterator[str]:
         parameters = {"Environment": "dev", "NatGateways": nat, "InterfaceEndpoints": endpoints}
         if bool(refusals(found["vpc"], parameters)) != wanted:
             yield f"NAT {nat} with endpoints {endpoints} is {'taken' if wanted else 'refused'}"
+
+
+def rule_19_the_longest_domain_fits_into_a_certificate(found: Templates) -> Iterator[str]:
+    """ACM takes no first name of more than 64 characters."""
+    longest = int(found["bridge"]["Parameters"]["DomainName"].get("MaxLength", 4096))
+    if longest + len("webhooks.") > 64:
+        yield f"a domain of {longest} characters is taken, and its certificate is not"
 
 
 def named(world: World) -> Iterator[tuple[str, str, str]]:
@@ -309,6 +319,19 @@ def rule_14_one_stack_per_stage_account_and_region(world: World) -> Iterator[str
             yield f"{name} exports a value, which pins it while somebody imports it"
 
 
+def nothing_waits_for_itself(world: World) -> Iterator[str]:
+    """Each resource is made after those that it names."""
+    for stack in filter(None, (world.registry, world.vpc, world.bridge)):
+        waiting = {name: {*one.after, *one.uses} - {name} for name, one in stack.resources.items()}
+        while ready := [name for name, others in waiting.items() if not others]:
+            for name in ready:
+                del waiting[name]
+            for others in waiting.values():
+                others.difference_update(ready)
+        if waiting:
+            yield f"in a circle, or after one: {sorted(waiting)}"
+
+
 def words_of_security_groups_are_taken(world: World) -> Iterator[str]:
     for stack in filter(None, (world.vpc, world.bridge)):
         for one in stack.resources.values():
@@ -331,8 +354,14 @@ def words_of_security_groups_are_taken(world: World) -> Iterator[str]:
 
 def outputs_say_where_things_are(world: World) -> Iterator[str]:
     found = world.bridge.outputs
-    wanted = OUTPUTS | ({"NlbDnsName", "KafkaServiceName", "KafkaSecretArn"} if world.single else set())
-    wanted |= {"ConsoleUrl", "ConsoleSecretArn"} if world.scene.console else set()
+    wanted = OUTPUTS | (
+        {"NlbDnsName", "KafkaServiceName", "KafkaSecretArn", "KafkaTargetGroupArn"} if world.single else set()
+    )
+    wanted |= (
+        {"ConsoleUrl", "ConsoleServiceName", "ConsoleSecretArn", "ConsoleTargetGroupArn"}
+        if world.scene.console
+        else set()
+    )
     if lost := wanted - found.keys():
         yield f"no outputs {sorted(lost)}"
     domain = text(world.bridge.parameters["DomainName"])
@@ -365,15 +394,17 @@ OF_TEMPLATES = (
     nothing_is_declared_in_vain,
     passwords_are_not_echoed,
     references_are_never_to_nothing,
-    rule_01_no_nat_needs_endpoints,
-    rule_06_what_cannot_work_is_refused_beforehand,
-    rule_07_names_and_passwords_are_harmless,
+    rule_1_no_nat_needs_endpoints,
+    rule_6_what_cannot_work_is_refused_beforehand,
+    rule_7_names_and_passwords_are_harmless,
+    rule_19_the_longest_domain_fits_into_a_certificate,
     rules_use_what_rules_may_use,
     templates_fit_into_cloudformation,
 )
 RULES = (
     every_choice_is_taken,
     names_are_those_of_the_stage_and_fit,
+    nothing_waits_for_itself,
     outputs_say_where_things_are,
     rule_14_one_stack_per_stage_account_and_region,
     words_of_security_groups_are_taken,

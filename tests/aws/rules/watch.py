@@ -178,6 +178,8 @@ def rule_18_only_errors_of_ingest_roll_back(world: World) -> Iterator[str]:
         if len(alarms) != 1 or alarms[0] is None or {text(at.get(key)) for key in ("Enable", "Rollback")} != {"true"}:
             yield f"ingest goes back because of {at}"
             continue
+        if world.bridge.outputs.get("Ingest5xxAlarmArn") != f"<{alarms[0].id}.Arn>":
+            yield f"update.sh takes {world.bridge.outputs.get('Ingest5xxAlarmArn')}"
         target = f"<{world.target('ingest').id}.TargetGroupFullName>"
         for _, name, dimension in metrics(alarms[0]):
             if name != "HTTPCode_Target_5XX_Count" or dimension.get("TargetGroup", target) != target:
