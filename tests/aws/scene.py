@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from emulator.server import Emulator
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-
 from scene import DOMAIN, Scene, scene
 
 REGISTRY = "kafka-webhook-bridge-registry"

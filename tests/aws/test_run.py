@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scene import DOMAIN, Scene, scene
 
 from bridge import eventually
-from scene import DOMAIN, Scene, scene
 
 TASK = """\
 #!/bin/sh

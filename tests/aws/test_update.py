@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 
 import pytest
-
 from deployment.changes import Change, guard, read
 from deployment.errors import Refused
 from deployment.output import Output
