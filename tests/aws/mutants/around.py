@@ -124,7 +124,7 @@ MUTANTS: list[Mutant] = [
     (
         "reference-under-the-wrong-condition",
         shape.references_are_never_to_nothing,
-        new(B + "Outputs/Slip", {"Description": "Slip.", "Condition": "FromSnapshot", "Value": ref("KafkaSecret")}),
+        new(B + "Outputs/Slip", {"Description": "Slip.", "Condition": "HasZone", "Value": ref("KafkaSecret")}),
     ),
     (
         "rule-calls-what-rules-cannot",
@@ -267,6 +267,19 @@ MUTANTS: list[Mutant] = [
         "bucket-cannot-be-deleted",
         data.rule_20_what_aws_cannot_empty_stays,
         put(B + "Resources/AccessLogs/DeletionPolicy", "Delete"),
+    ),
+    (
+        "denied-to-those-with-tls",
+        data.data_at_rest_are_encrypted,
+        put(
+            of("ArtifactsPolicy", "PolicyDocument/Statement/0/Condition/Bool/aws:SecureTransport", "registry"),
+            "true",
+        ),
+    ),
+    (
+        "files-denied-to-those-with-tls",
+        data.data_at_rest_are_encrypted,
+        put(of("FileSystem", "FileSystemPolicy/Statement/0/Condition/Bool/aws:SecureTransport"), "true"),
     ),
     ("database-in-the-clear", data.data_at_rest_are_encrypted, drop(of("Database", "StorageEncrypted"))),
     (

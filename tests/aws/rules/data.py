@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from resolver import Resource, Stack, strings, text
+from resolver import Resource, Stack, text
 from world import BRIDGES, World, only, pairs, secrets
 
 KEPT = "RetainExceptOnCreate"  # a stack that never came up leaves nothing behind
+WITHOUT_TLS = {"Bool": {"aws:SecureTransport": "false"}}
 DATABASE = {  # stage → days of backups, two zones, protected
     "dev": (1, "false", "false"),
     "staging": (7, "false", "false"),
@@ -83,6 +84,8 @@ def rule_7_generated_passwords_are_harmless(world: World) -> Iterator[str]:
     """Long, and without what JSON, JAAS or a URL would take for their own; a secret has a first version."""
     for one in world.bridge.of("SecretsManager::Secret"):
         made = one.get("GenerateSecretString")
+        if made and one.get("SecretString"):
+            yield f"{one.id} is given a text and makes one, too"
         if made is None:
             if not one.get("SecretString"):
                 yield f"{one.id} is empty, and no task starts with it"
@@ -143,6 +146,9 @@ def data_at_rest_are_encrypted(world: World) -> Iterator[str]:
     for one in world.bridge.of("EFS::FileSystem"):
         if text(one.get("Encrypted")) != "true":
             yield f"{one.id} is not encrypted"
+        for statement in one.get("FileSystemPolicy.Statement", []):
+            if statement["Effect"] == "Deny" and statement.get("Condition") != WITHOUT_TLS:
+                yield f"{one.id} is denied to those with TLS, too"
         if one.get("BackupPolicy.Status") != "ENABLED":
             yield f"{one.id} has no backup"
     for stack in (world.registry, world.bridge):
@@ -165,9 +171,7 @@ def closed(stack: Stack, bucket: Resource) -> Iterator[str]:
         yield f"{bucket.id} knows access lists"
     policies = stack.of("S3::BucketPolicy", Bucket=f"<{bucket.id}>")
     statements = [one for policy in policies for one in policy.get("PolicyDocument.Statement")]
-    if not any(
-        one["Effect"] == "Deny" and "aws:SecureTransport" in strings(one.get("Condition")) for one in statements
-    ):
+    if not any(one["Effect"] == "Deny" and one.get("Condition") == WITHOUT_TLS for one in statements):
         yield f"{bucket.id} answers without TLS"
 
 

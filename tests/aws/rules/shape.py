@@ -83,12 +83,9 @@ def every_parameter_explains_itself(found: Templates) -> Iterator[str]:
                 "|" in pattern and not re.fullmatch(r"\^\(.*\)\??\$|\^[^|()]*\(.*\)[^|()]*\$", pattern)
             ):
                 yield f"{name}: {parameter}'s pattern is open at an end"
-            if "Default" in at and (
-                wrong := [
-                    one for one in unfit(template, {}) if one.startswith(f"{parameter}: ") and "not given" not in one
-                ]
-            ):
-                yield f"{name}: its own default does not fit, {wrong[0]}"
+        for wrong in unfit(template, {}):
+            if not wrong.endswith(": not given"):
+                yield f"{name}: its own default does not fit, {wrong}"
     if lost := ORIGINAL - found["bridge"]["Parameters"].keys():
         yield f"bridge: the strategy's {sorted(lost)} are gone"
 
@@ -143,13 +140,16 @@ def rule_7_names_and_passwords_are_harmless(found: Templates) -> Iterator[str]:
         ("KafkaUsername", name, names), ("KafkaPassword", password, words), ("WebhookPassword", password, words),
     ):  # fmt: skip
         for value in values:
-            fits = not [one for one in unfit(template, {parameter: value}) if one.startswith(f"{parameter}: ")]
-            if fits != bool(pattern.fullmatch(value)):
+            if (fits := takes(template, parameter, value)) != bool(pattern.fullmatch(value)):
                 yield f"{parameter} takes {value!r}" if fits else f"{parameter} refuses {value!r}"
     for parameter in ("WebhookUsername", "ConsoleUsername"):
         for value in ("a:b", 'a"b', "a\\b", "", "a b"):
-            if not [one for one in unfit(template, {parameter: value}) if one.startswith(f"{parameter}: ")]:
+            if takes(template, parameter, value):
                 yield f"{parameter} takes {value!r}"
+
+
+def takes(template: Template, parameter: str, value: str) -> bool:
+    return not unfit({"Parameters": {parameter: template["Parameters"][parameter]}}, {parameter: value})
 
 
 def references_are_never_to_nothing(found: Templates) -> Iterator[str]:
