@@ -289,6 +289,11 @@ MUTANTS: list[Mutant] = [
     ),
     # ---- access
     (
+        "admin-reads-passwords",
+        access.rule_3_new_passwords_go_below_users_alone,
+        add(of("AdminTaskRole", "Policies/0/PolicyDocument/Statement/0/Action"), "secretsmanager:GetSecretValue"),
+    ),
+    (
         "admin-writes-any-secret",
         access.rule_3_new_passwords_go_below_users_alone,
         put(

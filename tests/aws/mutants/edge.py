@@ -164,6 +164,11 @@ MUTANTS: list[Mutant] = [
         put(of("IngestService", "LoadBalancers/0/ContainerName"), "webhook"),
     ),
     (
+        "grace-without-a-judge",
+        doors.balancers_send_to_a_port_that_listens,
+        new(of("WorkerService", "HealthCheckGracePeriodSeconds"), 60),
+    ),
+    (
         "port-of-nobody",
         doors.balancers_send_to_a_port_that_listens,
         put(of("IngestService", "LoadBalancers/0/ContainerPort"), 8090),

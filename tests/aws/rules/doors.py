@@ -182,8 +182,11 @@ def balancers_send_to_a_port_that_listens(world: World) -> Iterator[str]:
                 yield f"{role}: its target group is for another port"
             elif text(group.get("HealthCheckPort", "traffic-port")) not in {"traffic-port", *listening}:
                 yield f"{role}: nobody listens where its health is asked for"
-        if several and not int(service.get("HealthCheckGracePeriodSeconds", 0)) >= 30:
+        grace_s = int(service.get("HealthCheckGracePeriodSeconds", 0))
+        if several and grace_s < 30:
             yield f"{role} is judged before it can have started"
+        elif grace_s and not several:
+            yield f"{role}: ECS refuses a grace of {grace_s} s where no load balancer judges"
 
 
 def health_is_whether_a_process_answers(world: World) -> Iterator[str]:

@@ -36,11 +36,11 @@ def names(world: World, value: str) -> list[str]:
     """What a group or a range of addresses is: the roles in it, `world`, `clients`, `vpc`, `nobody`, or itself."""
     known = {"0.0.0.0/0": "world", "::/0": "world", CLIENTS: "clients", LOOPBACK: "nobody"}
     known[text(world.bridge.parameters["VpcCidr"])] = "vpc"
-    roles = [role for role, several in world.groups.items() if value in several or value in one_more(several)]
+    roles = [role for role, several in world.groups.items() if value in several or value in by_attribute(several)]
     return roles or [known.get(value, value)]
 
 
-def one_more(several: list[str]) -> list[str]:
+def by_attribute(several: list[str]) -> list[str]:
     """A group's token by Ref is also named by GetAtt."""
     return [one.removesuffix(">") + ".GroupId>" for one in several]
 
@@ -93,8 +93,8 @@ def in_plain_words(several: set[Flow]) -> str:
 
 
 def rule_1_groups_let_in_what_the_table_says(world: World) -> Iterator[str]:
+    """And nothing else: 9093 is in no row."""
     found, wanted = flows(world, "Ingress"), expected(world)
-    # The worker's group is the admin task's too, so nobody can tell the two apart.
     if found - wanted:
         yield f"let in besides: {in_plain_words(found - wanted)}"
     if wanted - found:
@@ -133,10 +133,10 @@ def outside(world: World, role: str) -> list[int]:
     return [443, *door]  # the worker watches the certificate at the outer door
 
 
-def opens(ports_: str, port: int) -> bool:
+def opens(several: str, port: int) -> bool:
     """Whether `tcp 1024-65535` contains a port."""
-    low, _, high = ports_.removeprefix("tcp ").partition("-")
-    return ports_ == "all" or int(low) <= port <= int(high or low)
+    low, _, high = several.removeprefix("tcp ").partition("-")
+    return several == "all" or int(low) <= port <= int(high or low)
 
 
 def rule_1_everything_with_an_address_has_a_group(world: World) -> Iterator[str]:
