@@ -26,11 +26,11 @@ class Signed:
     certificate: x509.Certificate
     key: Any
 
-    def put(self, folder: Path, *, key: Any = None) -> None:
+    def put(self, folder: Path, *, key: Any = None, file: str = "server") -> None:
         """Write `server.pem` and `server.key` into `folder`; `key`: another than its own."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "server.pem").write_bytes(pem(self.certificate))
-        (folder / "server.key").write_bytes(key_pem(key or self.key))
+        (folder / f"{file}.pem").write_bytes(pem(self.certificate))
+        (folder / f"{file}.key").write_bytes(key_pem(key or self.key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +39,12 @@ class Authority:
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
+    ca: Path = Path()  # where `named` has written its certificate
 
     @classmethod
-    def named(cls, name: str, *, identifiers: bool = True) -> Authority:
-        """Without `identifiers` of keys it and what it signs are as many that were made by hand."""
+    def named(cls, name: str = "ca", *, folder: Path | None = None, identifiers: bool = True) -> Authority:
+        """`folder`: where its certificate is written. Without `identifiers` of keys it and what it signs are as many
+        that were made by hand."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject, now = _name(f"Authority {name} of the tests"), datetime.now(UTC)
         certificate = (
@@ -51,32 +53,41 @@ class Authority:
             .add_extension(_usage(sign=True), critical=True)
             .sign(key, hashes.SHA256())
         )
-        return cls(certificate, key)
+        found = cls(certificate, key, Path() if folder is None else folder / f"{name}.pem")
+        return found if folder is None else (found.save(found.ca), found)[1]
 
     def sign(
-        self, names: Sequence[str] = NAMES, *, start: datetime | None = None, end: datetime | None = None
+        self,
+        names: Sequence[str] = NAMES,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        client: bool = False,
     ) -> Signed:
         """Good for 20 days until now and 10 days more, unless told otherwise."""
         key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
         start, end = start or now - 20 * DAY, end or now + 10 * DAY
+        purpose = ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH
         found = (extension.value for extension in self.certificate.extensions)
         own = next((value for value in found if isinstance(value, x509.SubjectKeyIdentifier)), None)
         builder = (
-            _builder(_name("a server"), self.certificate.subject, key, start, end, own is not None)
+            _builder(
+                _name(names[0] if client else "a server"), self.certificate.subject, key, start, end, own is not None
+            )
             .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(sign=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         )
         if own is not None:
             identifier = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
             builder = builder.add_extension(identifier, critical=False)
         return Signed(builder.sign(self.key, hashes.SHA256()), key)
 
-    def issue(self, folder: Path, names: Sequence[str] = NAMES, *, days: float = 10) -> int:
-        """`sign` and `put`; negative `days` are over. Returns the serial."""
-        signed = self.sign(names, end=datetime.now(UTC) + days * DAY)
-        signed.put(folder)
+    def issue(self, folder: Path, names: Sequence[str] = NAMES, *, days: float = 10, file: str = "server") -> int:
+        """`sign` and `put`; negative `days` are over, another `file` than `server` is a client's. Returns the serial."""
+        signed = self.sign(names, end=datetime.now(UTC) + days * DAY, client=file != "server")
+        signed.put(folder, file=file)
         return signed.certificate.serial_number
 
     def save(self, path: Path) -> Path:

@@ -10,6 +10,9 @@ command -v nginx >/dev/null || [ -x /usr/sbin/nginx ] || missing="$missing nginx
 [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing="$missing libnginx-mod-stream"
 command -v openssl >/dev/null || missing="$missing openssl"
 command -v psql >/dev/null || missing="$missing postgresql-client"
+# A PostgreSQL with TLS: the wheel's is built without.
+set -- /usr/lib/postgresql/*/bin/initdb
+[ -e "$1" ] || missing="$missing postgresql"
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
   echo "NOT INSTALLED:$missing (root and apt-get are needed); the tests that use them will say NOT RUN" >&2
@@ -22,6 +25,11 @@ if [ ! -e "$policy" ]; then
   printf '#!/bin/sh\nexit 101\n' >"$policy"
   chmod 755 "$policy"
 fi
+# No database is made by being installed.
+[ -e /etc/postgresql-common/createcluster.conf ] || {
+  mkdir -p /etc/postgresql-common
+  echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.conf
+}
 apt-get update -qq
 # shellcheck disable=SC2086  # a list of words
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing

@@ -1,9 +1,11 @@
 """Writes requirements/*.txt: exact versions with hashes, one file for Python 3.11 to 3.13, without any index address.
 
-    base.txt   what the bridge needs
-    dev.txt    that, the embedded servers, and the tools of this repository; `make dev` installs it
-    build.txt  what makes the container image and its SBOM, beside the bridge itself
-    lock.txt   what makes these files (uv), so that they are made the same way everywhere
+    base.txt     what the bridge needs
+    dev.txt      that, the embedded servers, the clients of AWS and the tools of this repository; `make dev` installs it
+    aws.txt      what the image and aws/*.sh need: that, and the clients of AWS
+    checkov.txt  the second linter of aws/templates, in an environment of its own
+    build.txt    what makes the container image and its SBOM, beside the bridge itself
+    lock.txt     what makes these files (uv), so that they are made the same way everywhere
 
 uv is installed from lock.txt into an environment that is thrown away. `--upgrade` looks for newer versions; without it
 only what pyproject.toml asks for anew is resolved. `--check` writes nothing and ends with 1 when a lock is not what
@@ -22,7 +24,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LOCKS: dict[str, tuple[str, ...]] = {
     "base.txt": ("pyproject.toml",),
-    "dev.txt": ("pyproject.toml", "--extra", "embedded", "--group", "dev"),
+    "dev.txt": ("pyproject.toml", "--extra", "embedded", "--extra", "aws", "--group", "dev"),
+    # The versions that the tests have.
+    "aws.txt": ("pyproject.toml", "--extra", "aws", "--constraint", "requirements/dev.txt"),
+    "checkov.txt": ("--group", "checkov"),
     "build.txt": ("--group", "build"),
     "lock.txt": ("--group", "lock"),
 }

@@ -14,53 +14,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from kafka_webhook_bridge.errors import ConfigError, Problem
+from kafka_webhook_bridge.texts import check_postgres_url, parse_servers, parse_size, parse_variables
 
-_UNITS = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
-_SIZE = re.compile(r"\s*(\d{1,18}(?:\.\d{1,18})?)\s*([KMG]i?B|B)?\s*", re.IGNORECASE | re.ASCII)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `5MiB`, `512 KB` or `1024`. Raises ValueError with a sentence for people."""
-    match = _SIZE.fullmatch(text)
-    if not match:
-        raise ValueError(f"{text!r} is not a size: write bytes, or a number with KB, MB, GB (KiB, MiB, GiB)")
-    return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
-
-
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]*)(:(\d{1,5}))?")
-
-
-def check_postgres_url(url: str) -> None:
-    """Raises ValueError with a sentence that shows nothing of the URL: a password may stand anywhere in a wrong one."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    hosts = [_HOST.fullmatch(host) for host in parts.netloc.rpartition("@")[2].split(",")]
-    if (
-        parts.scheme not in {"postgresql", "postgres"}
-        or parts.fragment
-        or not (parts.netloc or "host=" in parts.query)  # a socket's folder
-        or not all(host and int(host[3] or 0) <= 65535 for host in hosts)
-    ):
-        example = "postgresql://user:password@host:5432/database"
-        raise ValueError(f"is not of the form {example}; special characters of a password are percent-encoded")
-
-
-def parse_servers(text: str) -> list[tuple[str, int]]:
-    """Host and port of each of `host:port, [::1]:port, …`. Raises ValueError with a sentence for people."""
-    found = []
-    for server in filter(None, map(str.strip, text.split(","))):
-        host = _HOST.fullmatch(server)
-        if host is None or not host[1] or not 0 < int(host[3] or 0) < 65536:
-            raise ValueError(f"{server!r} is not host:port")
-        found.append((host[1].strip("[]"), int(host[3])))
-    return found
+MADE = "made"  # in the place of a file that is then not needed
 
 
 def setting(
@@ -70,7 +30,7 @@ def setting(
     env: str | None = None,
     low: int | None = None,
     high: int | None = None,
-    check: Callable[[str], None] | None = None,
+    check: Callable[[str], object] | None = None,
 ) -> Any:
     """A row of the table: default, the sentence for the docs, an inherited environment name, inclusive bounds.
 
@@ -85,6 +45,10 @@ class BridgeSettings:
     """What the bridge is and who may send to it."""
 
     config: str = setting("", "Path of bridge.yaml, or the YAML itself. Empty: the open rule alone.", env="KWB_CONFIG")
+    secrets: SecretStr | None = setting(
+        None, "JSON object of texts: where `${NAME}` of bridge.yaml is looked for before the environment.",
+        env="KWB_SECRETS_JSON", check=parse_variables,
+    )  # fmt: skip
     username: str = setting("", "User name of the bridge's Basic credentials.", env="WEBHOOK_USERNAME")
     password: SecretStr | None = setting(
         None, "Password of the bridge's Basic credentials; there is no default.", env="WEBHOOK_PASSWORD"
@@ -108,7 +72,10 @@ class IngestSettings:
     port: int = setting(8080, "Port to listen on; 0 takes a free one.", low=0, high=65535)
     workers: int = setting(1, "Processes that answer webhooks.", low=1, high=256)
     share_port: bool = setting(False, "Allow a second bridge on the same port (rolling restarts on one host).")
-    tls_cert: str = setting("", "PEM certificate chain, to serve HTTPS directly; read again when it changes.")
+    tls_cert: str = setting(
+        "", "PEM certificate chain, to serve HTTPS directly; read again when it changes. `made`: a key made at start, "
+        "for a load balancer that checks none."
+    )  # fmt: skip
     tls_key: str = setting("", "PEM private key of the certificate.")
     trusted_proxies: tuple[str, ...] = setting((), "CIDRs whose X-Forwarded-* headers are believed, comma separated.")
     header_timeout_ms: int = setting(10_000, "Absolute time for a request's headers.", low=1)
@@ -177,8 +144,15 @@ class KafkaSettings:
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] | None = setting(
         None, "Unset: SASL_PLAINTEXT to loopback with a user name, SASL_SSL elsewhere, PLAINTEXT without one."
     )
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = setting("PLAIN", "SASL mechanism.")
-    ssl_ca: str = setting("", "PEM file of the authorities that signed the brokers. Empty: the system's.")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "AWS_MSK_IAM"] = setting(
+        "PLAIN", "SASL mechanism. AWS_MSK_IAM: the role of this process, by the extra `aws`, without user and password."
+    )
+    aws_region: str = setting(
+        "", "Region of AWS: of Secrets Manager, and of an Amazon MSK whose names do not tell.", env="AWS_REGION"
+    )
+    ssl_ca: str = setting("", "PEM file of the authorities that signed the brokers, or the PEM. Empty: the system's.")
+    ssl_cert: str = setting("", "PEM file of the bridge's own certificate chain for SSL, or the PEM.")
+    ssl_key: SecretStr | None = setting(None, "PEM file of its private key, unencrypted, or the PEM.")
     delivery_timeout_ms: int = setting(5_000, "librdkafka's delivery.timeout.ms; longer than every wait.", low=100)
     linger_fast_ms: float = setting(0.0, "linger.ms of the fast lane.", low=0)
     linger_bulk_ms: float = setting(2.0, "linger.ms of the bulk lane; 10 to 20 where brokers are far.", low=0)
@@ -197,6 +171,9 @@ class StoreSettings:
 
     url: SecretStr | None = setting(
         None, "postgresql:// URL of the archive.", env="DATABASE_URL", check=check_postgres_url
+    )
+    password: SecretStr | None = setting(
+        None, "Password where DATABASE_URL has none; not percent-encoded.", env="DATABASE_PASSWORD"
     )
     connections_max: int = setting(4, "Connections of one process.", low=1, high=100)
     connect_timeout_ms: int = setting(5_000, "Longest wait for a new connection.", low=1)
@@ -255,6 +232,15 @@ class ConsoleSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class UsersSettings:
+    """`kwb users`, outside consumers."""
+
+    secret_prefix: str = setting(
+        "", "New passwords go to secrets of AWS Secrets Manager whose names begin so, and are shown nowhere."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """What is written to standard error."""
 
@@ -292,6 +278,7 @@ class Settings:
     log: LogSettings
     stack: StackSettings = StackSettings()
     console: ConsoleSettings = ConsoleSettings()
+    users: UsersSettings = UsersSettings()
 
     @property
     def external_servers(self) -> str:
@@ -311,6 +298,7 @@ ROOMS: dict[str, type] = {
     "relay": RelaySettings,
     "management": ManagementSettings,
     "console": ConsoleSettings,
+    "users": UsersSettings,
     "log": LogSettings,
     "stack": StackSettings,
 }
@@ -331,7 +319,7 @@ class Row:
     sentence: str
     low: int | None
     high: int | None
-    check: Callable[[str], None] | None = None
+    check: Callable[[str], object] | None = None
 
     @property
     def secret(self) -> bool:
@@ -436,6 +424,8 @@ def _contradictions(settings: Settings) -> list[Problem]:
         parse_servers(settings.external_servers)
     except ValueError as error:
         found.append(Problem("KWB_KAFKA_EXTERNAL_SERVERS" if kafka.external_servers else "DOMAIN_NAME", str(error)))
+    if ingest.tls_key and ingest.tls_cert == MADE:
+        found.append(Problem("KWB_INGEST_TLS_KEY", f"is set, but KWB_INGEST_TLS_CERT={MADE} makes its own"))
     if ingest.tls_key and not ingest.tls_cert:
         found.append(Problem("KWB_INGEST_TLS_CERT", "is not set, but KWB_INGEST_TLS_KEY is"))
     return found
@@ -501,9 +491,16 @@ def read_secret(text: str) -> str:
     return secret
 
 
-def expand_environment(text: str, environ: Mapping[str, str] | None = None) -> str:
-    """`${NAME}` replaced by the variable. Raises KeyError with the missing name."""
+def variables(settings: BridgeSettings, environ: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    """What `${NAME}` of bridge.yaml stands for: KWB_SECRETS_JSON first, then the environment."""
     environ = os.environ if environ is None else environ
+    if settings.secrets is None:
+        return environ
+    return {**environ, **parse_variables(settings.secrets.get_secret_value())}
+
+
+def expand_variables(text: str, environ: Mapping[str, str]) -> str:
+    """`${NAME}` replaced by the variable. Raises KeyError with the missing name."""
     return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", lambda m: environ[m[1]], text)
 
 

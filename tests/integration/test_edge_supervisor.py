@@ -253,7 +253,7 @@ def served_certificate(server: Serve) -> bytes:
     with socket.create_connection(("127.0.0.1", server.port), WAIT_S) as plain:
         context = ssl._create_unverified_context()
         with context.wrap_socket(plain) as secure:
-            secure.sendall(request("/s", b"x"))
+            secure.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
             assert b" 200 " in secure.recv(65_536)
             return secure.getpeercert(binary_form=True)
 
@@ -286,3 +286,25 @@ def test_tls_directly_and_a_new_certificate(stack: Stack, folder: Path, certific
         assert served_certificate(server) != first
     finally:
         server.stop()
+
+
+def test_rule_9_a_key_made_at_start_lives_in_memory_and_ends_with_the_process(stack: Stack, folder: Path) -> None:
+    """Two processes, as behind a load balancer that checks no certificate."""
+    environ = {**stack.environ(), "KWB_INGEST_TLS_CERT": "made", "KWB_CONFIG": CONFIG, "TMPDIR": str(folder / "tmp")}
+    (folder / "tmp").mkdir()
+    found = []
+    for _ in range(2):
+        server = Serve(environ, folder, "--role", "ingest")
+        try:
+            eventually(lambda s=server: s.said("serving"), "serving")
+            eventually(lambda s=server: s.health(s.management_port)[0] == 200, "ready")
+            found.append(served_certificate(server))
+            with server.open() as client:
+                assert answers(client.send(request("/s", b"x")).rest()) == []  # not HTTP in the clear
+            (pid,) = server.children()
+            assert not [fd for fd in Path(f"/proc/{pid}/fd").iterdir() if "pem" in str(fd.readlink())]
+        finally:
+            assert server.stop() == 0
+    assert found[0] != found[1]
+    assert list((folder / "tmp").iterdir()) == []
+    assert "certificate not reloaded" not in server.log.read_text()

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from kafka_webhook_bridge.app.child import make_clock
+from kafka_webhook_bridge.app.clock import make_clock
 
 
 def test_rule_33_without_a_harness_the_clock_is_the_monotonic_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,18 +14,22 @@ from kafka_webhook_bridge.settings import (
     ROOMS,
     Row,
     Settings,
-    check_postgres_url,
     check_settings,
     child_environment,
-    expand_environment,
+    expand_variables,
     load_settings,
     load_settings_with_origin,
-    parse_size,
     read_configuration,
     rows,
+    variables,
 )
+from kafka_webhook_bridge.texts import check_postgres_url, has_password, parse_size, parse_variables
 
 CANARY = "canary-7f3a"
+TEXTS = {  # of rows that take no other
+    "DATABASE_URL": f"postgresql://u:{CANARY}@db:5432/kwb",
+    "KWB_SECRETS_JSON": f'{{"SHOP": "{CANARY}"}}',
+}
 NUMBERS = [row for row in rows() if row.type in (int, float)]
 
 
@@ -48,8 +52,8 @@ def kind(row: Row) -> Any:
 
 def sample(row: Row) -> tuple[str, Any]:
     """A text that is right for the row, and what it means."""
-    if row.env == "DATABASE_URL":
-        return "postgresql://kwb:x@db:5432/kwb", "postgresql://kwb:x@db:5432/kwb"
+    if row.env in TEXTS:
+        return TEXTS[row.env], TEXTS[row.env]
     if get_origin(kind(row)) is Literal:
         return get_args(kind(row))[-1], get_args(kind(row))[-1]
     if get_origin(kind(row)) is tuple:
@@ -81,8 +85,8 @@ def test_every_room_and_name_is_said_once() -> None:
     inherited = {row.env for row in rows() if row.env != f"KWB_{row.room}_{row.name}".upper()}
     assert inherited == {
         "KWB_CONFIG", "WEBHOOK_USERNAME", "WEBHOOK_PASSWORD", "ENVIRONMENT", "DOMAIN_NAME", "DATABASE_URL",
-        "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_USERNAME", "KAFKA_PASSWORD", "KAFKA_EXTERNAL_PORT",
-        "CONSOLE_USERNAME", "CONSOLE_PASSWORD",
+        "DATABASE_PASSWORD", "KWB_SECRETS_JSON", "KAFKA_BOOTSTRAP_SERVERS", "KAFKA_USERNAME", "KAFKA_PASSWORD",
+        "KAFKA_EXTERNAL_PORT", "AWS_REGION", "CONSOLE_USERNAME", "CONSOLE_PASSWORD",
     }  # fmt: skip
 
 
@@ -91,7 +95,10 @@ def test_the_defaults_have_no_password_and_no_problem() -> None:
     assert set(origin.values()) == {"default"}
     assert [row.env for row in rows() if row.secret and value(settings, row) is not None] == []
     secret = {row.env for row in rows() if row.secret}
-    assert secret == {"WEBHOOK_PASSWORD", "KAFKA_PASSWORD", "CONSOLE_PASSWORD", "DATABASE_URL"}
+    assert secret == {
+        "WEBHOOK_PASSWORD", "KAFKA_PASSWORD", "CONSOLE_PASSWORD", "DATABASE_URL", "DATABASE_PASSWORD",
+        "KWB_SECRETS_JSON", "KWB_KAFKA_SSL_KEY",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("row", NUMBERS, ids=lambda row: row.env)
@@ -219,7 +226,7 @@ def test_a_file_of_a_secret_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_no_secret_in_any_text_of_the_settings() -> None:
-    environ = {row.env: f"postgresql://u:{CANARY}@h/d" for row in rows() if row.secret}
+    environ = {row.env: TEXTS.get(row.env, CANARY) for row in rows() if row.secret}
     settings = load_settings(environ)
     for text in (repr(settings), str(settings), repr(check_settings(environ)), repr(rows())):
         assert CANARY not in text
@@ -227,8 +234,9 @@ def test_no_secret_in_any_text_of_the_settings() -> None:
 
 def test_no_secret_in_a_problem() -> None:
     bad = "\udcff" + CANARY
-    _, _, found = check_settings({row.env: bad for row in rows() if row.secret})
-    assert len(found) == 4
+    secret = {row.env: bad for row in rows() if row.secret}
+    _, _, found = check_settings(secret)
+    assert len(found) == len(secret)
     assert CANARY not in repr(found)
 
 
@@ -260,6 +268,39 @@ def test_a_wrong_url_is_told_without_showing_it(url: str) -> None:
     what = problems(DATABASE_URL=url)["DATABASE_URL"]
     assert what.startswith("is not of the form postgresql://")
     assert "percent-encoded" in what
+    assert CANARY not in what
+
+
+@pytest.mark.parametrize(
+    ("url", "has"),
+    [
+        ("postgresql://u:p@h/d", True), ("postgresql://u:@h/d", True), ("postgresql://h/d?password=p", True),
+        ("postgresql://u@h/d?sslmode=verify-full", False), ("postgresql:///d?host=/run/postgresql", False),
+    ],
+)  # fmt: skip
+def test_whether_a_url_brings_its_password(url: str, has: bool) -> None:
+    assert has_password(url) is has
+
+
+def test_rule_2_secrets_json_stands_before_the_environment() -> None:
+    environ = {"SHOP": "environment", "OTHER": "stays", "KWB_SECRETS_JSON": '{"SHOP": "json", "ERP": "é\\n"}'}
+    found = variables(load_settings(environ).bridge, environ)
+    assert (found["SHOP"], found["OTHER"], found["ERP"]) == ("json", "stays", "é\n")
+    assert variables(load_settings({}).bridge, environ) is environ
+    assert parse_variables("{}") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"{CANARY}", "is not JSON: "), (f'{{"A": "{CANARY}"', "is not JSON: "), (f'["{CANARY}"]', "not a JSON object"),
+        (f'"{CANARY}"', "not a JSON object"), (f'{{"A": {{"B": "{CANARY}"}}}}', "A: is not text"),
+        ('{"A": "x", "PORT": 1}', "PORT: is not text"), ("[" * 100_000, "is not JSON: nested too deep"),
+    ],
+)  # fmt: skip
+def test_secrets_json_that_is_none_is_told_without_showing_it(text: str, words: str) -> None:
+    what = problems(KWB_SECRETS_JSON=text)["KWB_SECRETS_JSON"]
+    assert words in what
     assert CANARY not in what
 
 
@@ -295,6 +336,8 @@ def test_other_contradictions() -> None:
     assert problems(KWB_MANAGEMENT_PORT="8080", KWB_MANAGEMENT_HOST="127.0.0.2") == {}
     assert problems(KWB_MANAGEMENT_PORT="0", KWB_INGEST_PORT="0") == {}
     assert "KWB_INGEST_TLS_KEY" in problems(KWB_INGEST_TLS_KEY="/key.pem")["KWB_INGEST_TLS_CERT"]
+    assert "makes its own" in problems(KWB_INGEST_TLS_KEY="/key.pem", KWB_INGEST_TLS_CERT="made")["KWB_INGEST_TLS_KEY"]
+    assert problems(KWB_INGEST_TLS_CERT="made") == {}
 
 
 def test_a_faulty_value_does_not_contradict_as_well() -> None:
@@ -329,9 +372,9 @@ def test_the_configuration_is_a_path_or_yaml(tmp_path: Path) -> None:
 
 def test_variables_in_text() -> None:
     environ = {"A": "1", "B_2": "${A}"}
-    assert expand_environment("x${A}y${B_2}$A${}$${A}", environ) == "x1y${A}$A${}$1"
+    assert expand_variables("x${A}y${B_2}$A${}$${A}", environ) == "x1y${A}$A${}$1"
     with pytest.raises(KeyError, match="NOPE"):
-        expand_environment("${A}${NOPE}", environ)
+        expand_variables("${A}${NOPE}", environ)
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,18 @@ def test_the_example_means_what_it_says() -> None:
     )
 
 
+def test_rule_2_a_secret_is_looked_for_in_the_json_before_the_environment() -> None:
+    secrets = f'{{"GITHUB_PASSWORD": "{CANARY}"}}'
+    in_json = table(EXAMPLE, KWB_SECRETS_JSON=secrets, GITHUB_PASSWORD="environment").get("github")
+    plain, other = (table(EXAMPLE, GITHUB_PASSWORD=password).get("github") for password in (CANARY, "environment"))
+    assert in_json is not None
+    assert plain is not None
+    assert other is not None
+    assert in_json.credentials == plain.credentials != other.credentials
+    missing = problems(EXAMPLE, KWB_SECRETS_JSON="{}")
+    assert missing == ["KWB_CONFIG:6: sources.github.password: the variable GITHUB_PASSWORD is not set"]
+
+
 def test_a_file_is_named_with_the_line(tmp_path: Path) -> None:
     file = tmp_path / "bridge.yaml"
     file.write_text("sources:\n  a:\n    topc: x\n  b:\n    frmat: raw\nopen_rul: true\n")

@@ -9,16 +9,15 @@ import argparse
 import asyncio
 import contextlib
 import ctypes
-import mmap
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import uvloop
 
+from kafka_webhook_bridge.app.clock import make_clock
 from kafka_webhook_bridge.app.control import Channel
 from kafka_webhook_bridge.archive.archiver import Archiver
 from kafka_webhook_bridge.archive.expiry import Expiry
@@ -31,7 +30,7 @@ from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.kafka.certificate import CertificateWatch
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.observability.background import Background
-from kafka_webhook_bridge.settings import Settings, harness_fd, load_settings
+from kafka_webhook_bridge.settings import Settings, load_settings
 from kafka_webhook_bridge.sources.config import load_sources
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.store import Store, migrate
@@ -47,15 +46,6 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 def die_with_parent() -> None:
     """A supervisor that was killed takes its children along; they drain first."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def make_clock() -> Callable[[], float]:
-    """Monotonic seconds. A test harness that started this process may move them by a shared double (rules.md 33)."""
-    fd = harness_fd()
-    if fd is None:
-        return time.monotonic
-    offset = memoryview(mmap.mmap(fd, mmap.PAGESIZE)).cast("d")
-    return lambda: time.monotonic() + offset[0]
 
 
 class Database:
@@ -170,8 +160,8 @@ def _reload(before: Settings, store: Store | None, use: Callable[[SourceTable], 
         return
     if login.change(settings.kafka, before.kafka):
         log.info("Kafka's password has changed; clients log in with it from now on")
-    if store is not None and settings.store.url is not None:
-        store.log_in(settings.store.url)
+    if store is not None:
+        store.log_in(settings.store)
     log.info("configuration reloaded")
 
 

@@ -17,6 +17,7 @@ from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.settings import IngestSettings, Settings
 from kafka_webhook_bridge.sources.config import check_configuration
 from kafka_webhook_bridge.sources.table import SourceTable
+from kafka_webhook_bridge.store.pool import url_problems
 
 Role = Literal["all", "ingest", "worker", "console"]
 
@@ -46,6 +47,7 @@ def _needs(settings: Settings, role: Role) -> list[Problem]:
         client_config(settings.kafka)
     except ConfigError as error:
         found += error.problems
+    found += url_problems(settings.store)
     if role == "worker" and settings.store.url is None:
         found.append(Problem("DATABASE_URL", "is not set, and a worker has nothing to do without PostgreSQL"))
     if role == "console":

@@ -10,8 +10,10 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from kafka_webhook_bridge.app.clock import make_clock
 from kafka_webhook_bridge.app.control import Channel
 from kafka_webhook_bridge.app.preflight import Role, load
+from kafka_webhook_bridge.app.status import StatusLine
 from kafka_webhook_bridge.console.management import Management
 from kafka_webhook_bridge.errors import ConfigError, UsageError
 from kafka_webhook_bridge.ingest.door import BACKLOG
@@ -103,6 +105,12 @@ class Supervisor:
                 self._children.append(Child("ingest", slot, metrics.Segment.create(), sock))
         if role in ("all", "worker"):
             self._children.append(Child("worker", 0, metrics.Segment.create()))
+        self._status = StatusLine(
+            [child.segment for child in self._children if child.role == "ingest"],
+            [child.segment for child in self._children if child.role == "worker"],
+            lambda: [part for child in self._children if child.role == "worker" for part in child.parts],
+            make_clock(),
+        )
         self._site: Site | None = None
         self._store: Store | None = None
         self._door: Door | None = None
@@ -131,6 +139,7 @@ class Supervisor:
         if self._site is not None and self._store is not None:
             await self._store.open()
             own.append(asyncio.create_task(self._site.look.run(), name="look"))
+        own.append(asyncio.create_task(self._status.run(self._stopping), name="status"))
         port = await self._management.start()
         listeners = [child.listener for child in self._children if child.listener is not None]
         ingest = listeners[0].getsockname()[:2] if listeners else None
@@ -146,6 +155,7 @@ class Supervisor:
         # First the ingest processes, so that what they accept last is still archived.
         clean = await self._stop([c for c in self._children if c.role == "ingest"], keepers)
         clean &= await self._stop([c for c in self._children if c.role == "worker"], keepers)
+        self._status.write()
         await self._management.stop()
         for task in own:
             task.cancel()
@@ -277,8 +287,8 @@ class Supervisor:
         found = load("console")
         door.use(found.settings.console, TrustedProxies(found.sources.trusted_proxies))
         login.change(found.settings.kafka, self._settings.kafka)
-        if self._store is not None and found.settings.store.url is not None:
-            self._store.log_in(found.settings.store.url)
+        if self._store is not None:
+            self._store.log_in(found.settings.store)
         self._log.info("configuration reloaded")
 
     def _metrics(self) -> bytes:

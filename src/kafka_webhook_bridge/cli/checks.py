@@ -32,11 +32,12 @@ from kafka_webhook_bridge.kafka.config import (
 from kafka_webhook_bridge.kafka.trial import try_write
 from kafka_webhook_bridge.observability.certificate import NEAR_DAYS
 from kafka_webhook_bridge.observability.durability import CLOCK_WARN_MS, clock_words, weakest
-from kafka_webhook_bridge.settings import Settings, parse_servers
+from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.store import Store
 from kafka_webhook_bridge.store.facts import NEWEST_MAJOR, Facts, read_facts
 from kafka_webhook_bridge.store.relay import HALTS, Outbox, Size
+from kafka_webhook_bridge.texts import parse_servers
 
 Status = Literal["ok", "warn", "fail", "skip"]
 

@@ -291,7 +291,7 @@ def _value(option: str, text: str) -> str:
 
 
 def _size(text: str) -> int:
-    from kafka_webhook_bridge.settings import parse_size
+    from kafka_webhook_bridge.texts import parse_size
 
     try:
         size = parse_size(text or "1KiB")

@@ -1,6 +1,7 @@
 """`kwb users`: outside consumers of the cluster. Who they are, what they may read, how far they are.
 
-A password is shown once, or written to files that the owner alone can read; it is kept nowhere.
+A password is shown once, or written to files that the owner alone can read, or goes to AWS Secrets Manager; it is kept
+nowhere else.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from kafka_webhook_bridge.times import later, short
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.cli.snippets import Access, Snippet
+    from kafka_webhook_bridge.cli.vault import Vault
     from kafka_webhook_bridge.kafka.groups import Progress
     from kafka_webhook_bridge.kafka.users import User
     from kafka_webhook_bridge.settings import Settings
@@ -131,12 +133,13 @@ def create_user(
             _told_when_undone(out, name),
             unbroken() as go_on,
             _written(access, settings, folder) as files,
+            _kept(access, settings) as secret,
             _end_recorded(settings, name, end),
         ):
             warnings = users.create(
                 name, access.password, patterns, group_prefix, limits, limits_needed=bool(rate), go_on=go_on
             )
-    _tell_access(out, access, files, limits={} if warnings else limits, end=end, warnings=warnings)
+    _tell_access(out, access, files, secret, limits={} if warnings else limits, end=end, warnings=warnings)
 
 
 def rotate_user(out: Output, name: str, folder: Path | None) -> None:
@@ -158,9 +161,13 @@ def rotate_user(out: Output, name: str, folder: Path | None) -> None:
         failpoint("users.found")
         prefix = next(iter(user.rights.groups), name).removesuffix("*") or name
         access = _access(settings, out, name, secrets.token_urlsafe(_PASSWORD_BYTES), user.rights.topics, prefix)
-        with unbroken(), _written(access, settings, folder, replace=True) as files:
+        with (
+            unbroken(),
+            _written(access, settings, folder, replace=True) as files,
+            _kept(access, settings) as secret,
+        ):
             users.put(name, access.password)
-    _tell_access(out, access, files, limits=user.limits, end=_ends(settings, out).get(name), warnings=[])
+    _tell_access(out, access, files, secret, limits=user.limits, end=_ends(settings, out).get(name), warnings=[])
 
 
 def delete_user(out: Output, name: str) -> None:
@@ -181,6 +188,11 @@ def delete_user(out: Output, name: str) -> None:
             except StoreError as error:
                 # A user that is made under this name later would end at that time.
                 out.note(f"Whether {name} was to end is still on record, perhaps: {error.message}", "yellow")
+        if settings.users.secret_prefix:
+            try:
+                _vault(settings).forget(name)
+            except KwbError as error:
+                out.note(f"The secret with the password of {name} is still there, perhaps: {error.message}", "yellow")
     if warnings is None:
         raise _unknown(name)
     for warning in warnings:
@@ -217,7 +229,7 @@ def _unknown(name: str) -> KafkaError:
 
 
 def _bytes_per_second(text: str) -> int:
-    from kafka_webhook_bridge.settings import parse_size
+    from kafka_webhook_bridge.texts import parse_size
 
     try:
         size = parse_size(text.removesuffix("/s"))
@@ -300,18 +312,36 @@ def _written(access: Access, settings: Settings, folder: Path | None, *, replace
         shutil.copyfile(ca, folder / ca.name)
 
 
+@contextlib.contextmanager
+def _kept(access: Access, settings: Settings) -> Iterator[str]:
+    """The name of the secret that the password goes to; empty where there is no place for secrets."""
+    if not settings.users.secret_prefix:
+        yield ""
+        return
+    with _vault(settings).kept(access) as name:
+        yield name
+
+
+def _vault(settings: Settings) -> Vault:
+    from kafka_webhook_bridge.cli.vault import Vault
+
+    return Vault(settings)
+
+
 def _unlink(paths: Iterable[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
 
 
 def _tell_access(
-    out: Output, access: Access, files: list[str], *, limits: Any, end: datetime | None, warnings: list[str]
-) -> None:
+    out: Output, access: Access, files: list[str], secret: str, *, limits: Any, end: datetime | None,
+    warnings: list[str],
+) -> None:  # fmt: skip
     from kafka_webhook_bridge.cli.snippets import snippets
 
     shown = snippets(access)
-    secret = {} if files else {"password": access.password, "snippets": {s.kind: s.text for s in shown}}
+    kept = bool(files or secret)
+    open_words = {} if kept else {"password": access.password, "snippets": {s.kind: s.text for s in shown}}
     out.data(
         {
             "name": access.name,
@@ -324,9 +354,10 @@ def _tell_access(
             "sasl_mechanism": "SCRAM-SHA-512",
             "ca": access.ca,
             "files": files,
+            "secret": secret,
             "use": {s.kind: s.use for s in shown},
             "warnings": warnings,
-            **secret,
+            **open_words,
         }
     )
     for warning in warnings:
@@ -339,11 +370,16 @@ def _tell_access(
         out.say(f"  authority {access.ca}   (give it to whoever reads)")
     if end is not None:
         out.say(f"  until     {short(end)} UTC; then the worker removes it")
+    if secret:
+        out.say(f"  password  in AWS Secrets Manager, as {secret}")
+        out.say(f"$ aws secretsmanager get-secret-value --secret-id {secret} --query SecretString --output text", "dim")
     if files:
         out.say(f"  password  in the files below{_of_a_container()}, and nowhere else")
         for path, snippet in zip(files, shown, strict=True):
             out.say(f"{path}", "bold")
             out.say(f"  {snippet.use}")
+        return
+    if kept:
         return
     out.say(f"  password  {access.password}   (shown this once)")
     for snippet in shown:

@@ -23,9 +23,10 @@ from kafka_webhook_bridge.kafka.config import record_bytes_limit
 from kafka_webhook_bridge.kafka.producer import Producer
 from kafka_webhook_bridge.observability import health, logs, metrics
 from kafka_webhook_bridge.observability.background import Background
-from kafka_webhook_bridge.settings import IngestSettings, Settings
+from kafka_webhook_bridge.settings import MADE, IngestSettings, Settings
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.store.pool import Store
+from kafka_webhook_bridge.texts import pem_file
 
 _CERTIFICATE_CHECK_S = 2.0
 _TLS_HANDSHAKE_S = 10.0
@@ -37,13 +38,19 @@ _GC_THRESHOLD = (50_000, 50, 100)  # requests make no cycles; scanning them agai
 
 def tls_context(settings: IngestSettings) -> ssl.SSLContext | None:
     """The certificate to serve, None without one. Raises OSError (ssl.SSLError too) when it cannot be read."""
-    if not settings.tls_cert:
+    certificate = settings.tls_cert
+    if not certificate:
         return None
+    if certificate == MADE:
+        from kafka_webhook_bridge.ingest import selfsigned  # the others need none of its library
+
+        certificate = selfsigned.make()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
     # Without a password here, OpenSSL would ask the terminal for that of an encrypted key.
-    context.load_cert_chain(settings.tls_cert, settings.tls_key or None, password="")
+    with pem_file(certificate) as path:
+        context.load_cert_chain(path, settings.tls_key or None, password="")
     return context
 
 
@@ -111,7 +118,7 @@ class IngestServer:
             self._background.start(self.outbox.run(), "outbox")
             self._background.start(self.outbox.watch_usage(), "outbox-usage")
         self._background.start(self._truth.run(), "truth")
-        if context is not None:
+        if context is not None and self._settings.ingest.tls_cert != MADE:
             self._background.start(self._renew(context), "certificate")
         handshake: dict[str, Any] = {} if context is None else {"ssl_handshake_timeout": _TLS_HANDSHAKE_S}
         self._door = Door(

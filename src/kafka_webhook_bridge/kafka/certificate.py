@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from kafka_webhook_bridge.kafka.door import served
 from kafka_webhook_bridge.observability import logs, metrics
 from kafka_webhook_bridge.observability.background import pause
-from kafka_webhook_bridge.settings import Settings, parse_servers
+from kafka_webhook_bridge.settings import Settings
+from kafka_webhook_bridge.texts import parse_servers
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.observability.certificate import Certificate

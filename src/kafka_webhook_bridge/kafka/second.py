@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from kafka_webhook_bridge.errors import KafkaError
-from kafka_webhook_bridge.kafka.config import client_config
-from kafka_webhook_bridge.kafka.trust import trusting
+from kafka_webhook_bridge.kafka.config import client_config, ssl_context
 from kafka_webhook_bridge.settings import KafkaSettings
 
 _REACH = "Is the cluster up, and is KAFKA_BOOTSTRAP_SERVERS right from this machine?"
@@ -70,14 +69,22 @@ class Second:
             "request_timeout_ms": self._timeout_ms,
         }
         if protocol.startswith("SASL"):
-            config |= {
-                "sasl_mechanism": known["sasl.mechanism"],
-                "sasl_plain_username": known["sasl.username"],
-                "sasl_plain_password": known["sasl.password"],
-            }
+            config |= {"sasl_mechanism": known["sasl.mechanism"], **_login(known)}
         if protocol.endswith("SSL"):
-            config["ssl_context"] = trusting(self._settings.ssl_ca)
+            config["ssl_context"] = ssl_context(self._settings)
         return config
+
+
+def _login(known: Mapping[str, Any]) -> dict[str, Any]:
+    if "oauth_cb" not in known:
+        return {"sasl_plain_username": known["sasl.username"], "sasl_plain_password": known["sasl.password"]}
+    from kafka.net.sasl.oauth import AbstractTokenProvider
+
+    class Provider(AbstractTokenProvider):  # type: ignore[misc]
+        def token(self) -> str:
+            return str(known["oauth_cb"]()[0])
+
+    return {"sasl_oauth_token_provider": Provider()}
 
 
 def _library() -> Any:

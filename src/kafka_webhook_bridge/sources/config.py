@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from kafka_webhook_bridge.errors import ConfigError, Problem
-from kafka_webhook_bridge.settings import Settings, check_settings, expand_environment, read_configuration
+from kafka_webhook_bridge.settings import Settings, check_settings, expand_variables, read_configuration, variables
 from kafka_webhook_bridge.sources.basic import Credential
 from kafka_webhook_bridge.sources.document import Document, Path, parse_document
 from kafka_webhook_bridge.sources.keys import BodyHash, KeyTemplate, parse_template
@@ -62,7 +62,7 @@ def _load(
         return None, [Problem(settings.bridge.config, f"cannot be read: {error.strerror}")]
     except ValueError as error:
         return None, [Problem(settings.bridge.config, f"is not UTF-8 text: {error}")]
-    expand = partial(expand_environment, environ=environ)
+    expand = partial(expand_variables, environ=variables(settings.bridge, environ))
     document = parse_document(name, text, expand if receives else partial(_as_far_as_set, expand))
     builder = _Builder(settings, document, receives)
     table = None if document.problems and document.data is None else builder.build()

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
 
-from kafka_webhook_bridge.settings import parse_size, read_secret
+from kafka_webhook_bridge.settings import read_secret
 from kafka_webhook_bridge.sources.keys import parse_template
 from kafka_webhook_bridge.sources.source import (
     DEFAULT_METHODS,
@@ -22,6 +22,7 @@ from kafka_webhook_bridge.sources.source import (
     Method,
     Ordering,
 )
+from kafka_webhook_bridge.texts import parse_size
 
 BODY_BYTES_MAX = 10 * 1024**2
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
+
 import asyncpg
 
 from kafka_webhook_bridge.errors import StoreError
 
 _REACH = "Is PostgreSQL up, and is DATABASE_URL right from this machine?"
-_LOGIN = "Check the user and the password in DATABASE_URL."
+_LOGIN = "Check the user and the password in DATABASE_URL, or DATABASE_PASSWORD."
+_CERTIFICATE = (
+    "DATABASE_URL: its sslrootcert must hold the authority that signed the server's certificate, and its host must be "
+    "a name in that certificate."
+)
 _FULL = "Free or add space on the database's disk; the archive goes on by itself, nothing is lost."
 HINTS: dict[str, str] = {  # by SQLSTATE (PostgreSQL documentation, appendix A)
     "28P01": _LOGIN,
@@ -44,6 +50,8 @@ def refuses_a_row(failure: BaseException) -> bool:
 def may_pass(error: StoreError) -> bool:
     """Whether PostgreSQL may only not be up yet: it does not answer, starts, stops or has no connection left."""
     cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):  # it is there, and somebody else
+        return False
     return cause is not None and (isinstance(cause, UNREACHED) or sqlstate(cause) in _PASSING)
 
 
@@ -53,5 +61,8 @@ def translate(doing: str, failure: BaseException) -> StoreError:
     if isinstance(failure, asyncpg.PostgresError):
         said = f"{failure.args[0] if failure.args else type(failure).__name__} (SQLSTATE {code})"
         return StoreError(f"PostgreSQL failed while {doing}: {said}", hint=HINTS.get(code, ""))
+    if isinstance(failure, ssl.SSLCertVerificationError):
+        what = f"the server's certificate is refused: {failure.verify_message}"
+        return StoreError(f"PostgreSQL failed while {doing}: {what}", hint=_CERTIFICATE)
     said = str(failure) or "no answer in time"
     return StoreError(f"PostgreSQL failed while {doing}: {said}", hint=_REACH)

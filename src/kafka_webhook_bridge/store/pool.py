@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
-from pydantic import SecretStr
 
 from kafka_webhook_bridge.errors import ConfigError, Problem, StoreError
-from kafka_webhook_bridge.settings import StoreSettings, check_postgres_url
+from kafka_webhook_bridge.settings import StoreSettings
 from kafka_webhook_bridge.store.errors import FAILURES, translate
 from kafka_webhook_bridge.store.sql import QUERIES
+from kafka_webhook_bridge.texts import check_postgres_url, has_password, url_option
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -40,41 +41,27 @@ class Store:
                 [Problem("DATABASE_URL", "is not set: the archive needs PostgreSQL")],
                 hint="`make up` gives one; elsewhere postgresql://user:password@host:5432/database.",
             )
-        try:
-            check_postgres_url(settings.url.get_secret_value())
-        except ValueError as error:
-            raise ConfigError([Problem("DATABASE_URL", str(error))]) from None
+        if problems := url_problems(settings):
+            raise ConfigError(problems)
         self.settings = settings
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._dropping: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Bind the pool to the running loop."""
-        assert self.settings.url is not None
         self._pool = asyncpg.create_pool(
-            self.settings.url.get_secret_value(),
             min_size=0,
             max_size=self.settings.connections_max,
             max_inactive_connection_lifetime=IDLE_CONNECTION_S,
             init=_prepare,
-            **self._connecting(),
+            **_connecting(self.settings),
         )
         await self._pool
 
-    def _connecting(self) -> dict[str, Any]:
-        return {
-            "timeout": self.settings.connect_timeout_ms / 1000,
-            "server_settings": {
-                "application_name": "kwb",
-                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
-                "jit": "off",  # it compiles for longer than any of these queries runs
-            },
-        }
-
-    def log_in(self, url: SecretStr) -> None:
-        """Use this URL from the next connection on, as with another password. Those that are open stay."""
-        if self._pool is not None:
-            self._pool.set_connect_args(url.get_secret_value(), **self._connecting())
+    def log_in(self, settings: StoreSettings) -> None:
+        """Use their URL and password from the next connection on. Those that are open stay."""
+        if self._pool is not None and settings.url is not None:
+            self._pool.set_connect_args(**_connecting(settings))
 
     async def close(self) -> None:
         """Give connections in use a moment, then cut them."""
@@ -145,6 +132,42 @@ class Store:
             task.add_done_callback(self._dropping.discard)
 
 
+def url_problems(settings: StoreSettings) -> list[Problem]:
+    """What is known to be wrong with DATABASE_URL before anything connects; nothing without one."""
+    if settings.url is None:
+        return []
+    url = settings.url.get_secret_value()
+    try:
+        check_postgres_url(url)
+    except ValueError as error:
+        return [Problem("DATABASE_URL", str(error))]
+    authorities = url_option(url, "sslrootcert")
+    try:
+        if authorities:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(authorities)
+    except ssl.SSLError:
+        return [Problem("DATABASE_URL", f"sslrootcert={authorities}: no PEM certificate is in there")]
+    except OSError as error:
+        return [Problem("DATABASE_URL", f"sslrootcert={authorities}: {error.strerror}")]
+    return []
+
+
+def _connecting(settings: StoreSettings) -> dict[str, Any]:
+    assert settings.url is not None
+    url, password = settings.url.get_secret_value(), settings.password
+    return {
+        "dsn": url,
+        # To asyncpg the argument is worth more than the URL.
+        "password": None if password is None or has_password(url) else password.get_secret_value(),
+        "timeout": settings.connect_timeout_ms / 1000,
+        "server_settings": {
+            "application_name": "kwb",
+            "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_MS),
+            "jit": "off",  # it compiles for longer than any of these queries runs
+        },
+    }
+
+
 def _cut(connection: Any) -> None:
     """End a connection at once. One that the server ended has been taken back by the pool already."""
     with contextlib.suppress(asyncpg.InterfaceError):
@@ -162,6 +185,8 @@ def is_open(connection: Connection) -> bool:
 async def _acquire(pool: asyncpg.Pool[asyncpg.Record]) -> Connection:
     try:
         return await pool.acquire()
+    except ssl.SSLCertVerificationError:  # a ValueError too, and no fault of the URL's form
+        raise
     except (ValueError, asyncpg.ClientConfigurationError):  # their text may show the URL with its password
         raise ConfigError(
             [Problem("DATABASE_URL", "is not a URL that PostgreSQL's client understands")],

@@ -1,0 +1,288 @@
+"""What must not be lost, and what becomes of it: database, file system, secrets, buckets, images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from resolver import Resource, Stack, text
+from world import BRIDGES, World, only, pairs, secrets
+
+KEPT = "RetainExceptOnCreate"  # a stack that never came up leaves nothing behind
+WITHOUT_TLS = {"Bool": {"aws:SecureTransport": "false"}}
+DATABASE = {  # stage → days of backups, two zones, protected
+    "dev": (1, "false", "false"),
+    "staging": (7, "false", "false"),
+    "prod": (30, "true", "true"),
+}
+REPOSITORIES = {"kafka-webhook-bridge", "kafka-webhook-bridge-kafka"}
+
+
+def retained(world: World) -> list[Resource]:
+    """What outlives a stack of prod: the broker's files, the configuration, the sources' secrets."""
+    found = world.bridge.of("EFS::FileSystem")
+    outputs = (world.bridge.outputs.get(name) for name in ("ConfigSecretArn", "SourcesSecretArn"))
+    return found + [one for one in map(world.bridge.at, outputs) if one is not None]
+
+
+def rule_10_the_database_leaves_a_snapshot(world: World) -> Iterator[str]:
+    """When it is deleted, at every stage; and backups before."""
+    one = world.database
+    if one.deletion != "Snapshot":
+        yield f"deleted with {one.deletion}"
+    stage = world.scene.stage
+    found = (int(one.get("BackupRetentionPeriod", 1)), text(one.get("MultiAZ")), text(one.get("DeletionProtection")))
+    if found != DATABASE[stage]:
+        yield f"{stage}: backups, zones and protection are {found}, not {DATABASE[stage]}"
+    if text(one.get("DeleteAutomatedBackups", "false")) != "false" and stage == "prod":
+        yield "its backups go with it"
+
+
+def rule_10_data_stay_in_prod_and_go_in_dev(world: World) -> Iterator[str]:
+    wanted = {"dev": {"Delete"}, "staging": {"Delete", KEPT}, "prod": {KEPT}}[world.scene.stage]
+    for one in retained(world):
+        if one.deletion not in wanted:
+            yield f"{one.id} is deleted with {one.deletion} in {world.scene.stage}"
+    kept = {one.id for one in retained(world)}
+    for one in world.bridge.of("SecretsManager::Secret"):
+        # A secret that stays must not hold a name that the next stack wants; one that goes is found by its name.
+        if one.id in kept and one.get("Name") is not None:
+            yield f"{one.id} stays and keeps its name"
+        if one.id not in kept and (
+            one.deletion != "Delete" or not text(one.get("Name")).startswith(f"{world.prefix}/")
+        ):
+            yield f"{one.id}, {one.get('Name')}, is deleted with {one.deletion}"
+    names = {
+        text(one.get("Name")).removeprefix(f"{world.prefix}/") for one in world.bridge.of("SecretsManager::Secret")
+    }
+    own = world.single or (
+        world.scene.kafka in {"plain", "scram"} and not world.bridge.parameters["KafkaClientSecretArn"]
+    )
+    known = {"webhook", "database", *(["console"] if world.scene.console else []), *(["kafka"] if own else [])}
+    if names - {"None"} != known:
+        yield f"secrets: {sorted(names - {'None'})}, not {sorted(known)}"
+
+
+def rule_10_a_snapshot_brings_its_own_name_and_user(world: World) -> Iterator[str]:
+    """RDS refuses both beside a snapshot; without one they are literals, since another value replaces the database.
+
+    Its version and size may be beyond those of a new database, which CloudFormation would ask RDS to go back to.
+    """
+    one, snapshot = world.database, world.bridge.parameters["DatabaseSnapshotId"]
+    names = ("DBSnapshotIdentifier", "DBName", "MasterUsername", "EngineVersion", "AllocatedStorage")
+    found = {name: one.get(name) for name in names}
+    wanted = (
+        {**dict.fromkeys(names), "DBSnapshotIdentifier": snapshot}
+        if snapshot
+        else {**found, "DBSnapshotIdentifier": None, "DBName": "bridge", "MasterUsername": "bridge"}
+    )
+    if found != wanted:
+        yield f"{found}, not {wanted}"
+
+
+def rule_7_generated_passwords_are_harmless(world: World) -> Iterator[str]:
+    """Long, and without what JSON, JAAS or a URL would take for their own; a secret has a first version."""
+    for one in world.bridge.of("SecretsManager::Secret"):
+        made = one.get("GenerateSecretString")
+        if made and one.get("SecretString"):
+            yield f"{one.id} is given a text and makes one, too"
+        if made is None:
+            if not one.get("SecretString"):
+                yield f"{one.id} is empty, and no task starts with it"
+            continue
+        if text(made.get("ExcludePunctuation")) != "true" or int(made.get("PasswordLength", 32)) < 32:
+            yield f"{one.id}: {made}"
+        if made.get("GenerateStringKey") != "password" or not json.loads(made.get("SecretStringTemplate", "{}")).get(
+            "username"
+        ):
+            yield f"{one.id} has no username and password: {made}"
+
+
+def rule_12_the_database_takes_the_password_that_tasks_are_given(world: World) -> Iterator[str]:
+    given = {secrets(one).get("DATABASE_PASSWORD") for _, one in world.containers(*BRIDGES)}
+    secret = world.secret("database")
+    wanted = f"{{{{resolve:secretsmanager:<{secret.id}>:SecretString:password}}}}"
+    if world.database.get("MasterUserPassword") != wanted or given != {f"<{secret.id}>:password::"}:
+        yield f"the database takes {world.database.get('MasterUserPassword')}, tasks have {given}"
+
+
+def rule_12_the_database_insists_on_tls(world: World) -> Iterator[str]:
+    group = world.bridge.at(world.database.get("DBParameterGroupName"))
+    if group is None or text(group.get("Parameters", {}).get("rds.force_ssl")) != "1":
+        yield "PostgreSQL takes connections without TLS"
+    elif (version := world.database.get("EngineVersion")) and group.get("Family") != f"postgres{version.split('.')[0]}":
+        yield f"its parameters are those of {group.get('Family')}"
+    if not text(world.database.get("CACertificateIdentifier")).startswith("rds-ca-"):
+        yield "which authority signs its certificate is left to AWS"
+
+
+def rule_17_what_is_replaced_is_kept(world: World) -> Iterator[str]:
+    """The guard asks before; should it be passed, the old one stays, or a snapshot of it."""
+    wanted = {"AWS::RDS::DBInstance": "Snapshot", "AWS::EFS::FileSystem": "Retain", "AWS::S3::Bucket": "Retain"}
+    for one in world.bridge.resources.values():
+        if one.replaced != wanted.get(one.type, "Retain" if one in retained(world) else one.replaced):
+            yield f"{one.id} is replaced with {one.replaced}"
+
+
+def rule_11_every_task_finds_its_connections(world: World) -> Iterator[str]:
+    """Five each, of twice as many tasks while a deployment runs; a migration, a one-off task and RDS's own besides."""
+    group = world.bridge.at(world.database.get("DBParameterGroupName"))
+    if group is None or group.get("Parameters.max_connections") is None:
+        yield "how many connections there are is left to AWS"
+        return
+    most = int(group.get("Parameters.max_connections"))
+    steady = [role for role in world.services if role not in {"ingest", "kafka"}]
+    tasks = 2 * (int(text(world.bridge.parameters["IngestMaxTasks"])) + len(steady)) + 2
+    if 5 * tasks + 5 > most:
+        yield f"{tasks} tasks, and {most} connections"
+    for alarm in world.bridge.of("CloudWatch::Alarm", MetricName="DatabaseConnections"):
+        if not most // 2 <= int(alarm.get("Threshold")) < most:
+            yield f"{alarm.id} is red from {alarm.get('Threshold')} of {most} on"
+
+
+def data_at_rest_are_encrypted(world: World) -> Iterator[str]:
+    if not world.bridge.parameters["DatabaseSnapshotId"] and text(world.database.get("StorageEncrypted")) != "true":
+        yield "the database is not encrypted"
+    for one in world.bridge.of("EFS::FileSystem"):
+        if text(one.get("Encrypted")) != "true":
+            yield f"{one.id} is not encrypted"
+        for statement in one.get("FileSystemPolicy.Statement", []):
+            if statement["Effect"] == "Deny" and statement.get("Condition") != WITHOUT_TLS:
+                yield f"{one.id} is denied to those with TLS, too"
+        if one.get("BackupPolicy.Status") != "ENABLED":
+            yield f"{one.id} has no backup"
+    for stack in (world.registry, world.bridge):
+        for one in stack.of("S3::Bucket"):
+            yield from closed(stack, one)
+    for one in world.bridge.of("SNS::Topic"):
+        key = world.bridge.at(one.get("KmsMasterKeyId"))
+        if key is None or key.type not in {"AWS::KMS::Key", "AWS::KMS::Alias"}:
+            yield f"{one.id} is not encrypted with a key of its own; alarms cannot use the one of AWS"
+
+
+def closed(stack: Stack, bucket: Resource) -> Iterator[str]:
+    """A bucket that nobody outside reads, and nobody without TLS."""
+    if not bucket.get("BucketEncryption"):
+        yield f"{bucket.id} is not encrypted"
+    block = bucket.get("PublicAccessBlockConfiguration", {})
+    if [text(one) for one in block.values()] != ["true"] * 4:
+        yield f"{bucket.id} may become public"
+    if bucket.get("OwnershipControls.Rules") != [{"ObjectOwnership": "BucketOwnerEnforced"}]:
+        yield f"{bucket.id} knows access lists"
+    policies = stack.of("S3::BucketPolicy", Bucket=f"<{bucket.id}>")
+    statements = [one for policy in policies for one in policy.get("PolicyDocument.Statement")]
+    if not any(one["Effect"] == "Deny" and one.get("Condition") == WITHOUT_TLS for one in statements):
+        yield f"{bucket.id} answers without TLS"
+
+
+def rule_4_tags_never_move_and_stay(world: World) -> Iterator[str]:
+    found = {one.get("RepositoryName"): one for one in world.registry.of("ECR::Repository")}
+    if found.keys() != REPOSITORIES:
+        yield f"repositories: {sorted(found)}"
+    for name, one in found.items():
+        if one.get("ImageTagMutability") != "IMMUTABLE":
+            yield f"{name}: a tag may move"
+        if text(one.get("ImageScanningConfiguration.ScanOnPush")) != "true":
+            yield f"{name}: nobody looks for holes"
+        for rule in json.loads(one.get("LifecyclePolicy.LifecyclePolicyText"))["rules"]:
+            if rule["selection"]["tagStatus"] != "untagged":
+                yield f"{name}: images with a tag expire, {rule['selection']}"
+
+
+def rule_15_templates_have_a_bucket(world: World) -> Iterator[str]:
+    """By the output that the scripts read; it has no name that a second account would find taken."""
+    bucket = world.registry.at(world.registry.outputs.get("ArtifactsBucket"))
+    if bucket is None or bucket.type != "AWS::S3::Bucket":
+        yield f"ArtifactsBucket is {world.registry.outputs.get('ArtifactsBucket')}"
+    elif bucket.get("BucketName") is not None and "123456789012" not in bucket.get("BucketName"):
+        yield f"buckets' names are the world's, and this one's is {bucket.get('BucketName')}"
+
+
+def rule_16_releases_do_not_expire(world: World) -> Iterator[str]:
+    for bucket in world.registry.of("S3::Bucket"):
+        if bucket.get("VersioningConfiguration.Status") != "Enabled":
+            yield f"{bucket.id}: what is overwritten is lost"
+        for rule in bucket.get("LifecycleConfiguration.Rules", []):
+            if {"ExpirationInDays", "ExpirationDate"} & rule.keys():
+                yield f"{bucket.id}: {rule}"
+
+
+def rule_20_the_shared_registry_outlives_its_stack(world: World) -> Iterator[str]:
+    for one in world.registry.of("ECR::Repository") + world.registry.of("S3::Bucket"):
+        if one.deletion not in {KEPT, "Retain"} or one.replaced != "Retain":
+            yield f"{one.id}: deleted {one.deletion}, replaced {one.replaced}"
+        if text(one.get("EmptyOnDelete", False)) != "false":
+            yield f"{one.id} is emptied when it is deleted"
+
+
+def rule_20_what_aws_cannot_empty_stays(world: World) -> Iterator[str]:
+    """A bucket with objects in it cannot be deleted: it would leave the stack in DELETE_FAILED."""
+    for one in world.bridge.of("S3::Bucket"):
+        if one.deletion not in {KEPT, "Retain"}:
+            yield f"{one.id}: deleted with {one.deletion}"
+        if not [rule for rule in one.get("LifecycleConfiguration.Rules", []) if rule.get("ExpirationInDays")]:
+            yield f"{one.id} grows for ever"
+    for one in world.bridge.of("ElasticLoadBalancingV2::LoadBalancer"):
+        attributes = pairs(one.get("LoadBalancerAttributes"), "Key")
+        if text(attributes.get("deletion_protection.enabled", "false")) != DATABASE[world.scene.stage][2]:
+            yield f"{one.id} is protected against deletion, or not, unlike the database"
+
+
+def rule_5_kafka_keeps_its_files(world: World) -> Iterator[str]:
+    """On a file system that it reaches encrypted and as its own user, through a mount target in each of its subnets."""
+    if not world.single:
+        return
+    system, point = only(iter(world.bridge.of("EFS::FileSystem"))), only(iter(world.bridge.of("EFS::AccessPoint")))
+    volumes = [one for one in world.tasks["kafka"].get("Volumes", []) if "EFSVolumeConfiguration" in one]
+    if len(volumes) != 1:
+        yield f"the broker has {len(volumes)} volumes on EFS"
+        return
+    at = volumes[0]["EFSVolumeConfiguration"]
+    if at.get("TransitEncryption") != "ENABLED":
+        yield f"its bytes travel in the clear: TransitEncryption {at.get('TransitEncryption')}"
+    if (
+        at.get("FilesystemId") != f"<{system.id}>"
+        or at.get("AuthorizationConfig", {}).get("AccessPointId") != f"<{point.id}>"
+    ):
+        yield f"it mounts {at}"
+    if at.get("RootDirectory", "/") != "/":
+        yield "a root directory beside an access point is refused"
+    if point.get("RootDirectory.Path") != world.bridge.parameters["KafkaDataPath"]:
+        yield f"its data are in {point.get('RootDirectory.Path')}"
+    user, made = point.get("PosixUser", {}), point.get("RootDirectory.CreationInfo", {})
+    if (text(user.get("Uid")), text(made.get("OwnerUid"))) != ("1000", "1000"):
+        yield f"its files belong to {user}, {made}"
+    (broker,) = [one for name, one in world.containers("kafka")]
+    mounted = {one["SourceVolume"]: one["ContainerPath"] for one in broker.get("MountPoints", [])}
+    if volumes[0]["Name"] not in mounted or any(
+        text(one.get("ReadOnly", False)) == "true" and one["SourceVolume"] == volumes[0]["Name"]
+        for one in broker["MountPoints"]
+    ):
+        yield f"the broker cannot write there: {mounted}"
+    service, targets = world.services["kafka"], world.bridge.of("EFS::MountTarget", FileSystemId=f"<{system.id}>")
+    if {one.id for one in targets} - service.after:
+        yield f"the service may come before {sorted({one.id for one in targets} - service.after)}"
+    inside = set(service.get("NetworkConfiguration.AwsvpcConfiguration.Subnets"))
+    if not inside <= {one.get("SubnetId") for one in targets}:
+        yield f"no mount target in {sorted(inside - {one.get('SubnetId') for one in targets})}"
+    if system.get("ThroughputMode") != "elastic":
+        yield f"throughput: {system.get('ThroughputMode')}"
+
+
+RULES = (
+    rule_4_tags_never_move_and_stay,
+    rule_5_kafka_keeps_its_files,
+    rule_10_the_database_leaves_a_snapshot,
+    rule_10_data_stay_in_prod_and_go_in_dev,
+    rule_10_a_snapshot_brings_its_own_name_and_user,
+    rule_11_every_task_finds_its_connections,
+    rule_12_the_database_insists_on_tls,
+    rule_12_the_database_takes_the_password_that_tasks_are_given,
+    rule_7_generated_passwords_are_harmless,
+    rule_15_templates_have_a_bucket,
+    rule_16_releases_do_not_expire,
+    rule_17_what_is_replaced_is_kept,
+    rule_20_the_shared_registry_outlives_its_stack,
+    rule_20_what_aws_cannot_empty_stays,
+    data_at_rest_are_encrypted,
+)

@@ -1,0 +1,270 @@
+"""Logs, metrics, alarms, and what may roll a deployment back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from resolver import Resource, strings, text
+from world import World, only
+
+DAYS = {"dev": 14, "staging": 30, "prod": 90}
+FROM_LINES = ("outbox", "lag", "refused", "risk")
+
+
+def logs(world: World) -> Iterator[tuple[str, dict[str, str]]]:
+    for name, container in world.containers():
+        at = container.get("LogConfiguration", {})
+        yield (
+            name,
+            {"driver": text(at.get("LogDriver")), **{key: text(one) for key, one in at.get("Options", {}).items()}},
+        )
+
+
+def dimensions(one: dict[str, Any]) -> dict[str, str]:
+    return {at["Name"]: at["Value"] for at in one.get("Dimensions", [])}
+
+
+def metrics(alarm: Resource) -> list[tuple[str, str, dict[str, str]]]:
+    """Namespace, name and dimensions of each metric of an alarm, by itself or in an expression."""
+    several = [one["MetricStat"]["Metric"] for one in alarm.get("Metrics", []) if "MetricStat" in one]
+    if alarm.get("MetricName"):
+        several.append(alarm.properties)
+    return [(one["Namespace"], one["MetricName"], dimensions(one)) for one in several]
+
+
+def filtered(world: World) -> dict[str, Resource]:
+    """Metric → the filter that makes it of lines."""
+    return {one.get("MetricTransformations")[0]["MetricName"]: one for one in world.bridge.of("Logs::MetricFilter")}
+
+
+def made_by(world: World, name: str) -> Resource | None:
+    """What makes a log group of this name by itself, if it comes first."""
+    for cluster in world.bridge.of("ECS::Cluster"):
+        if name.startswith(f"/aws/ecs/containerinsights/{cluster.get('ClusterName')}/"):
+            return cluster
+    return world.database if name.startswith("/aws/rds/") else None
+
+
+def logs_are_kept_for_a_while(world: World) -> Iterator[str]:
+    """Each container writes to a group of this stack; no group is without an end."""
+    for name, at in logs(world):
+        group = world.bridge.at(at.get("awslogs-group"))
+        if at["driver"] != "awslogs" or group is None or group.type != "AWS::Logs::LogGroup":
+            yield f"{name} writes its log to {at}"
+        elif "awslogs-stream-prefix" not in at or at.get("awslogs-region") != "ap-southeast-1":
+            yield f"{name}: {at}"
+        elif at.get("mode") == "non-blocking" and "max-buffer-size" not in at:
+            yield f"{name} loses lines beyond the 1 MiB of AWS's default"
+    for stack in filter(None, (world.vpc, world.bridge)):
+        for group in stack.of("Logs::LogGroup"):
+            maker = made_by(world, text(group.get("LogGroupName")))
+            if maker is not None and group.id not in maker.after:
+                yield f"{maker.id} may make {group.id} first, and for ever"
+            if text(group.get("RetentionInDays", 0)) != str(DAYS[world.scene.stage]):
+                yield f"{group.id} is kept for {group.get('RetentionInDays', 'ever')} days"
+
+
+def rule_13_status_lines_become_metrics(world: World) -> Iterator[str]:
+    """Of the lines that ingest and worker write every minute, into the stage's own namespace."""
+    groups = {name.split("/")[0]: at.get("awslogs-group") for name, at in logs(world)}
+    for one in world.bridge.of("Logs::MetricFilter"):
+        if one.get("LogGroupName") not in {groups.get("ingest"), groups.get("worker")}:
+            yield f"{one.id} reads {one.get('LogGroupName')}"
+        if not re.search(r'\$\.event\s*=\s*"?status"?', one.get("FilterPattern")):
+            yield f"{one.id} reads other lines: {one.get('FilterPattern')}"
+        for at in one.get("MetricTransformations"):
+            if at["MetricNamespace"] != world.prefix or not re.fullmatch(r"\$\.[a-z_.]+", text(at["MetricValue"])):
+                yield f"{one.id} makes {at}"
+            if "DefaultValue" in at:
+                yield f"{one.id}: any other line would say that all is well, {at['DefaultValue']}"
+    for word in FROM_LINES:
+        if not any(word in name.lower() for name in filtered(world)):
+            yield f"no metric of {word}"
+
+
+def rule_13_silence_is_an_alarm(world: World) -> Iterator[str]:
+    """Of what ought to be said every minute; a sum of errors is silent when there are none."""
+    own = {
+        name
+        for namespace, name in ((at[0], at[1]) for one in world.bridge.of("CloudWatch::Alarm") for at in metrics(one))
+        if namespace == world.prefix
+    }
+    if unknown := own - filtered(world).keys():
+        yield f"alarms on {sorted(unknown)}, which no filter makes"
+    for one in world.bridge.of("CloudWatch::Alarm"):
+        namespaces = {namespace for namespace, _, _ in metrics(one)}
+        names = {name for _, name, _ in metrics(one)}
+        missing = one.get("TreatMissingData", "missing")
+        if (world.prefix in namespaces or "HealthyHostCount" in names) and missing != "breaching":
+            yield f"{one.id}: nothing said is {missing}"
+        if any("5XX" in name for name in names) and missing != "notBreaching":
+            yield f"{one.id}: without errors it is {missing}"
+
+
+def wanted(world: World) -> dict[str, tuple[str, str]]:
+    """What each alarm of the list is on: word of the metric, and what its dimension names."""
+    alb = f"<{world.alb.id}.LoadBalancerFullName>"
+    database = f"<{world.database.id}>"
+    found = {
+        "errors of ingest": ("HTTPCode_Target_5XX_Count", alb),
+        "errors of the load balancer": ("HTTPCode_ELB_5XX_Count", alb),
+        "unhealthy targets": ("UnHealthyHostCount", f"<{world.target('ingest').id}.TargetGroupFullName>"),
+        "disk": ("FreeStorageSpace", database),
+        "connections": ("DatabaseConnections", database),
+        "certificate": ("DaysToExpiry", world.listener(443).get("Certificates")[0]["CertificateArn"]),
+    }
+    if world.single:
+        found["no broker"] = ("HealthyHostCount", f"<{world.target('kafka').id}.TargetGroupFullName>")
+    return found
+
+
+def rule_13_each_alarm_is_there(world: World) -> Iterator[str]:
+    found = [at for one in world.bridge.of("CloudWatch::Alarm") for at in metrics(one)]
+    for what, (metric, value) in wanted(world).items():
+        if not any(name == metric and value in at.values() for _, name, at in found):
+            yield f"no alarm: {what}, {metric}"
+    for word in FROM_LINES[:3]:
+        if not any(namespace == world.prefix and word in name.lower() for namespace, name, _ in found):
+            yield f"no alarm on {word}"
+    known = {
+        "AWS/ApplicationELB": "LoadBalancer",
+        "AWS/NetworkELB": "LoadBalancer",
+        "AWS/RDS": "DBInstanceIdentifier",
+        "AWS/CertificateManager": "CertificateArn",
+    }
+    for namespace, name, at in found:
+        if namespace in known and known[namespace] not in at:
+            yield f"{name}: without {known[namespace]} it is on nothing, {at}"
+        if namespace == world.prefix and at:
+            yield f"{name}: the filters give no dimensions, {at}"
+
+
+def alarms_reach_somebody(world: World) -> Iterator[str]:
+    topic = only(iter(world.bridge.of("SNS::Topic")))
+    if world.bridge.outputs.get("AlarmTopicArn") != f"<{topic.id}>":
+        yield f"AlarmTopicArn is {world.bridge.outputs.get('AlarmTopicArn')}"
+    for one in world.bridge.of("CloudWatch::Alarm"):
+        if one.get("AlarmActions") != [f"<{topic.id}>"] or text(one.get("ActionsEnabled", True)) != "true":
+            yield f"{one.id} tells {one.get('AlarmActions')}"
+        if not text(one.get("AlarmDescription", "")):
+            yield f"{one.id} does not say what it means"
+        if not text(one.get("AlarmName")).startswith(f"{world.prefix}-"):
+            yield f"{one.id} is called {one.get('AlarmName')}"
+    key = world.bridge.at(topic.get("KmsMasterKeyId"))
+    if key is not None and key.type == "AWS::KMS::Alias":
+        key = world.bridge.at(key.get("TargetKeyId"))
+    if key is not None:
+        let = [
+            one
+            for one in key.get("KeyPolicy.Statement")
+            if "cloudwatch.amazonaws.com" in strings(one.get("Principal", {}))
+        ]
+        actions = {action for one in let for action in strings(one["Action"])}
+        if not {"kms:Decrypt", "kms:GenerateDataKey"} <= {action.removesuffix("*") for action in actions}:
+            yield f"CloudWatch may not use the topic's key: {sorted(actions)}"
+    address = world.bridge.parameters["AlarmEmail"]
+    found = [
+        (one.get("Protocol"), one.get("Endpoint"))
+        for one in world.bridge.of("SNS::Subscription")
+        if one.get("TopicArn") == f"<{topic.id}>"
+    ]
+    found += [(one["Protocol"], one["Endpoint"]) for one in topic.get("Subscription", [])]
+    if found != ([("email", address)] if address else []):
+        yield f"told: {found}"
+
+
+def alarms_look_the_right_way(world: World) -> Iterator[str]:
+    """At a number that is said, over a time that is said; red below where less is worse."""
+    for one in world.bridge.of("CloudWatch::Alarm"):
+        less_is_worse = one.get("MetricName") in {"HealthyHostCount", "FreeStorageSpace", "DaysToExpiry"}
+        way = {True: "LessThan", False: "GreaterThan"}[less_is_worse]
+        if not text(one.get("ComparisonOperator")).startswith(way):
+            yield f"{one.id}: {one.get('MetricName')} {one.get('ComparisonOperator')}"
+        if lost := [
+            name for name in ("Threshold", "Period", "EvaluationPeriods", "Statistic") if one.get(name) is None
+        ]:
+            yield f"{one.id} has no {', '.join(lost)}"
+        elif int(one.get("Period")) * int(one.get("EvaluationPeriods")) > 86_400:
+            yield f"{one.id} looks at more than a day, which CloudWatch refuses"
+
+
+def rule_18_only_errors_of_ingest_roll_back(world: World) -> Iterator[str]:
+    """A broker or a database in trouble must not keep a repair from being deployed."""
+    for role, service in world.services.items():
+        at = service.get("DeploymentConfiguration.Alarms", {})
+        names = at.get("AlarmNames", [])
+        if role != "ingest":
+            if names:
+                yield f"{role} goes back because of {names}"
+            continue
+        alarms = [world.bridge.at(one) for one in names]
+        if len(alarms) != 1 or alarms[0] is None or {text(at.get(key)) for key in ("Enable", "Rollback")} != {"true"}:
+            yield f"ingest goes back because of {at}"
+            continue
+        if world.bridge.outputs.get("Ingest5xxAlarmArn") != f"<{alarms[0].id}.Arn>":
+            yield f"update.sh takes {world.bridge.outputs.get('Ingest5xxAlarmArn')}"
+        target = f"<{world.target('ingest').id}.TargetGroupFullName>"
+        for _, name, dimension in metrics(alarms[0]):
+            if name != "HTTPCode_Target_5XX_Count" or dimension.get("TargetGroup") != target:
+                yield f"ingest goes back because of {name} {dimension}"
+    if "RollbackConfiguration" in world.templates["bridge"]:
+        yield "triggers in the template"
+
+
+def unfolded(rows: list[list[Any]]) -> Iterator[list[str]]:
+    """Rows of a widget without the short forms: `.` is what stands above, `...` all of it but the last."""
+    above: list[str] = []
+    for row in rows:
+        words = [one for one in row if isinstance(one, str)]
+        if "..." in words:
+            own = words[words.index("...") + 1 :]
+            words = above[: len(above) - len(own)] + own
+        above = [above[place] if one == "." else one for place, one in enumerate(words)]
+        yield above
+
+
+def the_dashboard_shows_what_there_is(world: World) -> Iterator[str]:
+    """It is JSON, and each metric of this stage is one that a filter makes."""
+    board = only(iter(world.bridge.of("CloudWatch::Dashboard")))
+    try:
+        widgets = json.loads(board.get("DashboardBody"))["widgets"]
+    except ValueError as problem:
+        yield f"{board.id} is no JSON: {problem}"
+        return
+    shown = [one for widget in widgets for one in unfolded(widget["properties"].get("metrics", []))]
+    own = {one[1] for one in shown if one[0] == world.prefix}
+    if own != set(filtered(world)):
+        yield f"shown {sorted(own)}, made {sorted(filtered(world))}"
+    for widget in widgets:
+        if widget["type"] == "metric" and widget["properties"].get("region") != "ap-southeast-1":
+            yield f"{widget['properties'].get('title')}: no region"
+    namespaces = {one[0] for one in shown}
+    if lost := {"AWS/ApplicationELB", "AWS/ECS", "AWS/RDS", "AWS/CertificateManager"} - namespaces:
+        yield f"nothing of {sorted(lost)}"
+
+
+def the_cluster_is_observed(world: World) -> Iterator[str]:
+    for one in world.bridge.of("ECS::Cluster"):
+        found = {at["Name"]: at["Value"] for at in one.get("ClusterSettings", [])}
+        if found.get("containerInsights") not in {"enabled", "enhanced"}:
+            yield f"{one.id} has no Container Insights"
+        if lost := [role for role, service in world.services.items() if service.get("Cluster") != f"<{one.id}>"]:
+            yield f"{', '.join(lost)}: in the account's default cluster"
+        if one.get("ClusterName") != world.prefix:
+            yield f"the cluster is called {one.get('ClusterName')}"
+
+
+RULES = (
+    rule_13_status_lines_become_metrics,
+    rule_13_silence_is_an_alarm,
+    rule_13_each_alarm_is_there,
+    rule_18_only_errors_of_ingest_roll_back,
+    alarms_look_the_right_way,
+    alarms_reach_somebody,
+    logs_are_kept_for_a_while,
+    the_cluster_is_observed,
+    the_dashboard_shows_what_there_is,
+)
