@@ -1,0 +1,148 @@
+"""What the bridge's tasks read from Secrets Manager: bridge.yaml, and the secrets of its sources.
+
+The stack makes both secrets; what is in them is put there by deploy and update, and the stack is then told the version
+of each, so that a change of the configuration is a rolling deployment and goes back with it. A version is only made
+when the content is neither what is deployed nor what an attempt before has put there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import botocore.exceptions
+import yaml
+
+from deployment.account import Account, code
+from deployment.errors import Refused
+from deployment.templates import AWS, ROOT
+
+BYTES_MAX = 65_536  # of one secret
+SMOKE_TOPIC = "kwb.smoke"
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_CURRENT = "AWSCURRENT"
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """`text` of aws/config/<stage>.yaml; `names` of the secrets that it refers to."""
+
+    path: Path
+    text: str
+    names: frozenset[str]
+
+    @property
+    def smoke_source(self) -> str:
+        """The source whose topic the verification reads; empty when there is none."""
+        sources = (yaml.safe_load(self.text) or {}).get("sources") or {}
+        for name, row in sources.items():
+            if isinstance(row, dict) and row.get("topic") == SMOKE_TOPIC:
+                return str(name)
+        return ""
+
+
+def load(stage: str) -> Configuration:
+    """Raises Refused when there is none or it is too large."""
+    path = AWS / "config" / f"{stage}.yaml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise Refused(f"{path.relative_to(ROOT)}: {error.strerror}.", "It is the bridge.yaml of that stage.") from None
+    if len(text.encode()) > BYTES_MAX:
+        raise Refused(f"{path.relative_to(ROOT)} is larger than a secret may be ({BYTES_MAX} bytes).")
+    return Configuration(path, text, frozenset(_VARIABLE.findall(_without_comments(text))))
+
+
+def _without_comments(text: str) -> str:
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+
+
+def given(configuration: Configuration, environ: Mapping[str, str]) -> dict[str, str]:
+    """Secrets of sources that this command was given: from SOURCES_FILE, and by name from the environment."""
+    found: dict[str, str] = {}
+    if name := environ.get("SOURCES_FILE", ""):
+        try:
+            read = json.loads(Path(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise Refused(f"SOURCES_FILE={name} cannot be read: {type(error).__name__}.", "A JSON object.") from None
+        if not isinstance(read, dict) or not all(isinstance(value, str) for value in read.values()):
+            raise Refused(f"SOURCES_FILE={name} is no JSON object of names and texts.")
+        found.update(read)
+    found.update({name: environ[name] for name in configuration.names if environ.get(name)})
+    return found
+
+
+def check(configuration: Configuration, secrets: Mapping[str, str]) -> None:
+    """As `kwb config check` sees it, with the secrets that it will have. Raises Refused with all that is wrong."""
+    missing = sorted(configuration.names - set(secrets))
+    shown = configuration.path.relative_to(ROOT)
+    if missing:
+        raise Refused(
+            f"{shown} refers to {', '.join(missing)}, which no secret of the stage has.",
+            f"{missing[0]}=… in the environment of this command, or in SOURCES_FILE; it is kept for the next ones.",
+        )
+    from kafka_webhook_bridge.app.preflight import load as load_bridge
+    from kafka_webhook_bridge.errors import ConfigError
+
+    # Which broker and database there will be is the template's affair: these only let the file be judged.
+    environ = {
+        "KAFKA_BOOTSTRAP_SERVERS": "kafka.invalid:9094", "KAFKA_USERNAME": "bridge", "KAFKA_PASSWORD": "unknown-here",
+        "KWB_KAFKA_SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KWB_KAFKA_SASL_MECHANISM": "PLAIN",
+        "WEBHOOK_USERNAME": "webhook", "WEBHOOK_PASSWORD": "unknown-here",
+        "DATABASE_URL": "postgresql://bridge:unknown-here@database.invalid/bridge", **secrets,
+    }  # fmt: skip
+    try:
+        load_bridge(environ=environ, bridge_config=str(configuration.path))
+    except ConfigError as error:
+        raise Refused(f"{shown} is wrong:\n{error.message}", "See `kwb config check`.") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One of Secrets Manager, by ARN."""
+
+    account: Account
+    arn: str
+
+    @property
+    def _client(self) -> Any:
+        return self.account.client("secretsmanager")
+
+    def value(self, version: str = "") -> str | None:
+        """Of a version, or of the current one; None when there is no such version."""
+        which = {"VersionId": version} if version else {"VersionStage": _CURRENT}
+        try:
+            found: str = self._client.get_secret_value(SecretId=self.arn, **which)["SecretString"]
+        except botocore.exceptions.ClientError as error:
+            if code(error) == "ResourceNotFoundException":
+                return None
+            raise
+        return found
+
+    def put(self, text: str, deployed: str) -> str:
+        """The version that has this content: the deployed one, the current one, or a new one.
+
+        `deployed` is empty until the stack was told a version: what its tasks read then is not known, so one is named.
+        """
+        if deployed and self.value(deployed) == text:
+            return deployed
+        if self.value() == text:
+            found: str = self._client.get_secret_value(SecretId=self.arn, VersionStage=_CURRENT)["VersionId"]
+            return found
+        made: str = self._client.put_secret_value(SecretId=self.arn, SecretString=text)["VersionId"]
+        return made
+
+
+def sources_text(known: str | None, new: Mapping[str, str]) -> str:
+    """The sources' secret with these put into it. What is there stays: an older release may ask for it."""
+    before = json.loads(known or "{}")
+    return json.dumps({**before, **new}, sort_keys=True) if new or before else "{}"
+
+
+def known_sources(known: str | None) -> dict[str, str]:
+    found: dict[str, str] = json.loads(known or "{}")
+    return found

@@ -1,0 +1,54 @@
+"""Which value each parameter of a template gets: from this command, from the deployed stack, else its default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deployment.arguments import variable
+from deployment.errors import Refused
+from deployment.templates import Template
+
+# Decided by the commands themselves, so never taken from the environment by accident.
+OWN = frozenset({"Environment", "DomainName", "BridgeImage", "KafkaImage", "ConfigVersion", "SourcesVersion"})
+ONLY_AT_CREATION = "DatabaseSnapshotId"
+
+
+def from_environment(template: Template, environ: Mapping[str, str]) -> dict[str, str]:
+    """Values of parameters that the environment gives. An empty password means a made one: it counts as not given."""
+    found = {}
+    for name in template.parameters:
+        value = environ.get(variable(name))
+        if name not in OWN and value is not None and (value or name not in template.secret_parameters):
+            found[name] = value
+    return found
+
+
+def shown(template: Template, values: Mapping[str, str]) -> str:
+    """For people, without secrets."""
+    secret = template.secret_parameters
+    return ", ".join(f"{name}={'(given)' if name in secret else value}" for name, value in sorted(values.items()))
+
+
+def compose(template: Template, deployed: Mapping[str, str] | None, wanted: Mapping[str, str]) -> list[dict[str, Any]]:
+    """For a change set. `deployed` is None when the stack is made; then nothing can have a previous value.
+
+    A value that the template has no parameter for is left out: the template of an older release may have fewer. Raises
+    Refused for a change of what only a creation may set.
+    """
+    chosen: list[dict[str, Any]] = []
+    for name in template.parameters:
+        previous = deployed is not None and name in deployed
+        if previous and name == ONLY_AT_CREATION:
+            assert deployed is not None
+            if wanted.get(name, deployed[name]) != deployed[name]:
+                raise Refused(
+                    f"{name} was {deployed[name] or 'empty'!r} when the database was made, and stays that.",
+                    "A database from a snapshot is a new stack: docs/howto/aws-restore.md.",
+                )
+            chosen.append({"ParameterKey": name, "UsePreviousValue": True})
+        elif name in wanted:
+            chosen.append({"ParameterKey": name, "ParameterValue": wanted[name]})
+        elif previous:
+            chosen.append({"ParameterKey": name, "UsePreviousValue": True})
+    return chosen

@@ -1,0 +1,240 @@
+"""What deploy and update have in common: images, the bridge's stack, its configuration, the release, the verdict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import botocore.exceptions
+
+from deployment import contents, costs, images, names, releases, verify
+from deployment.arguments import Options
+from deployment.changes import Plan, apply
+from deployment.contents import Configuration, Secret
+from deployment.errors import Refused, Unverified
+from deployment.stage import Stage
+from deployment.tasks import Admin
+from deployment.templates import AWS, ROOT, Bucket, Template
+
+LOG_DAYS = 90
+SHOWN = ("WebhookUrl", "KafkaBootstrapServers", "ConsoleUrl", "DashboardUrl")
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One run of deploy or update, past its preconditions. `deployed` are the stack's parameters; None: it is made."""
+
+    stage: Stage
+    options: Options
+    template: Template
+    deployed: Mapping[str, str] | None
+
+    def value(self, name: str, wanted: Mapping[str, str]) -> str:
+        """What a parameter will be."""
+        if name in wanted:
+            return wanted[name]
+        if self.deployed is not None and name in self.deployed:
+            return self.deployed[name]
+        return str(self.template.parameters.get(name, {}).get("Default", ""))
+
+    # ── images ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def images(self, wanted: Mapping[str, str]) -> dict[str, str]:
+        """BridgeImage and KafkaImage, in the repositories for sure, unless it is a dry run."""
+        account, out = self.stage.account, self.stage.out
+        architecture = self.value("CpuArchitecture", wanted) or "X86_64"
+        own = images.checkout_tag() if not self.options.tag or (ROOT / ".git").exists() else ""
+        tag = self.options.tag or own
+        plans = {"BridgeImage": (images.BRIDGE, tag, tag == own, _build_arguments(tag))}
+        if self.value("KafkaMode", wanted) != "external":
+            plans["KafkaImage"] = (images.KAFKA, images.kafka_tag(), True, [str(AWS / "kafka")])
+        found = {} if "KafkaImage" in plans else {"KafkaImage": ""}
+        for parameter, (repository_name, image_tag, buildable, build) in plans.items():
+            repository = images.Repository(account, repository_name)
+            if self.options.dry_run:
+                if repository.platforms(image_tag) is None:
+                    out.note(f"{repository_name}:{image_tag} is not there yet: it would be built.")
+                found[parameter] = f"{repository.uri()}:{image_tag}"
+            else:
+                found[parameter] = images.ensure(
+                    repository, image_tag, own=buildable, architecture=architecture, build=build, out=out
+                )
+        return found
+
+    # ── configuration ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def secrets(self) -> tuple[Secret, Secret] | None:
+        """Of configuration and sources; None before the stack has made them."""
+        outputs = self.stage.stack.outputs()
+        if "ConfigSecretArn" not in outputs:
+            return None
+        account = self.stage.account
+        return Secret(account, outputs["ConfigSecretArn"]), Secret(account, outputs["SourcesSecretArn"])
+
+    def check_configuration(self, configuration: Configuration) -> None:
+        """Raises Refused when bridge.yaml could not serve, or could not be verified afterwards."""
+        there = self.secrets()
+        known = contents.known_sources(there[1].value()) if there else {}
+        contents.check(configuration, {**known, **contents.given(configuration, self.options.environ)})
+        if not configuration.smoke_source and not self.options.skip_smoke:
+            raise Refused(
+                f"{configuration.path.relative_to(ROOT)} has no source with the topic {contents.SMOKE_TOPIC}, "
+                "to which the verification sends.",
+                f"`kwb-smoke: {{topic: {contents.SMOKE_TOPIC}}}` under sources, or SKIP_SMOKE=1.",
+            )
+
+    def put_configuration(self, configuration: Configuration) -> dict[str, str]:
+        """Put bridge.yaml and the sources' secrets where tasks read them; the versions as parameters."""
+        there = self.secrets()
+        assert there is not None
+        config, sources = there
+        deployed = self.stage.stack.parameters()
+        known = sources.value(deployed.get("SourcesVersion", "")) or sources.value()
+        text = contents.sources_text(known, contents.given(configuration, self.options.environ))
+        return {
+            "ConfigVersion": config.put(configuration.text, deployed.get("ConfigVersion", "")),
+            "SourcesVersion": sources.put(text, deployed.get("SourcesVersion", "")),
+        }
+
+    # ── the stack ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def plan(self, bucket: Bucket, wanted: Mapping[str, str], alarms: tuple[str, ...] = ()) -> Plan:
+        wanted = {**wanted, "Environment": self.stage.name, "DomainName": self.stage.domain}
+        return Plan(
+            self.template, wanted, bucket.upload(self.template), self.options.allow_replace, alarms,
+            tags=(("kwb:stage", self.stage.name),),
+        )  # fmt: skip
+
+    def alarms(self) -> tuple[str, ...]:
+        """The alarm that takes an update back: senders get 5xx. Raises Refused when it is red already."""
+        if not self.options.alarm_rollback:
+            return ()
+        arn = self.stage.stack.outputs().get("Ingest5xxAlarmArn", "")
+        if not arn:
+            return ()
+        name = arn.rpartition(":")[2]
+        found = self.stage.account.client("cloudwatch").describe_alarms(AlarmNames=[name])["MetricAlarms"]
+        if found and found[0]["StateValue"] == "ALARM":
+            raise Refused(
+                f"{name} is red before anything was changed: it would take this update back.",
+                "If this update is the cure: --no-alarm-rollback.",
+            )
+        return tuple(row["AlarmArn"] for row in found)
+
+    def apply(self, plan: Plan, *, may_make: bool = False) -> bool:
+        return apply(self.stage.stack, plan, may_make=may_make, dry_run=self.options.dry_run)
+
+    # ── afterwards ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def finish(self, bucket: Bucket, *, changed: bool, smoke_source: str, of: str = "") -> None:
+        """Record the release, tidy what AWS made by itself, verify, tell. Raises Unverified."""
+        stage, out = self.stage, self.stage.out
+        parameters, outputs = stage.stack.parameters(), stage.stack.outputs()
+        release = None
+        if changed or not releases.all_of(bucket, stage.stack.name):
+            release = releases.record(
+                bucket, stage.stack.name, self.template, parameters, by=stage.account.who, of=of
+            )  # fmt: skip
+        limit_logs(stage, outputs)
+        if stage.name == "prod":
+            client = stage.account.client("cloudformation")
+            client.update_termination_protection(StackName=stage.stack.name, EnableTerminationProtection=True)
+        try:
+            verdict = self._verify(parameters, outputs, smoke_source)
+        except Unverified:
+            if release:
+                releases.save(bucket, releases.with_verdict(release, False))
+            raise
+        finally:
+            self._tell(parameters, outputs)
+        if release:
+            releases.save(bucket, releases.with_verdict(release, verdict))
+            out.say(f"release {release.name}")
+        out.say("done" if verdict else "deployed, not verified from outside (SKIP_SMOKE)", "bold green")
+
+    def _verify(self, parameters: Mapping[str, str], outputs: Mapping[str, str], smoke_source: str) -> bool | None:
+        """True, or None when the outside was left out."""
+        stage, options = self.stage, self.options
+        services = {outputs["IngestServiceName"]: parameters["BridgeImage"]}
+        services[outputs["WorkerServiceName"]] = parameters["BridgeImage"]
+        if outputs.get("KafkaServiceName"):
+            services[outputs["KafkaServiceName"]] = parameters["KafkaImage"]
+        if outputs.get("ConsoleServiceName"):
+            services[outputs["ConsoleServiceName"]] = parameters["BridgeImage"]
+        groups = tuple(arn for name, arn in sorted(outputs.items()) if name.endswith("TargetGroupArn"))
+        minutes = float(options.environ.get("VERIFY_MINUTES") or verify.SETTLE_MINUTES)
+        verify.Running(stage.account, stage.out, outputs["ClusterName"], services, groups, minutes * 60).check()
+        stage.out.note("  services run what was asked for, and every target is healthy")
+        wanted = names.records(stage.domain, outputs)
+        with stage.out.progress("Looking the names up"):
+            elsewhere = verify.reach(options.environ, {}, {}).names
+            pending = dict(names.pending([row for row in wanted if row[0] not in elsewhere]))
+        kafka_port = int(parameters.get("KafkaExternalPort", "29095"))
+        ports = {name: kafka_port if name.startswith("kafka.") else 443 for name, _ in wanted}
+        reach = verify.reach(options.environ, pending, ports)
+        if not options.skip_smoke:
+            verify.Outside(
+                stage.domain, smoke_source, self._login(outputs), reach,
+                (f"kafka.{stage.domain}", kafka_port) if outputs.get("NlbDnsName") else None,
+                limit_s=min(minutes, verify.OUTSIDE_MINUTES) * 60,
+            ).check(Admin(stage.account, stage.out, outputs), stage.users_prefix, stage.out)  # fmt: skip
+            stage.out.note("  webhooks are taken and refused as they should be, and Kafka is read from outside")
+        told = [(name, target) for name, target in wanted if name in pending]
+        if told:
+            stage.out.say("DNS pending: these names do not lead here yet.", "yellow")
+            if not parameters.get("HostedZoneId"):
+                stage.out.table(("name", "type", "value"), [(name, "CNAME", target) for name, target in told])
+        self._warn_of_alarms()
+        return None if options.skip_smoke else True
+
+    def _login(self, outputs: Mapping[str, str]) -> tuple[str, str]:
+        import json
+
+        client = self.stage.account.client("secretsmanager")
+        arn = outputs.get("WebhookSecretArn") or f"{self.stage.name}-webhooks/webhook"
+        found: dict[str, Any] = json.loads(client.get_secret_value(SecretId=arn)["SecretString"])
+        return str(found["username"]), str(found["password"])
+
+    def _warn_of_alarms(self) -> None:
+        client = self.stage.account.client("cloudwatch")
+        rows = client.describe_alarms(AlarmNamePrefix=f"{self.stage.name}-webhooks-", StateValue="ALARM")[
+            "MetricAlarms"
+        ]
+        for row in rows:
+            self.stage.out.warn(f"{row['AlarmName']} is red: {row.get('StateReason', '')}")
+
+    def _tell(self, parameters: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+        out = self.stage.out
+        out.table(("output", "value"), [(name, outputs[name]) for name in SHOWN if outputs.get(name)])
+        rows = self.template.mapping("Stage").get(self.stage.name, {})
+        lines = costs.estimate(parameters, rows, self.stage.network.parameters())
+        out.say(f"about ${costs.total(lines):.0f} a month in us-east-1 (docs/howto/aws-costs.md):")
+        for line in lines:
+            out.say(f"  ${line.month:7.2f}  {line.what}")
+
+
+def _build_arguments(tag: str) -> list[str]:
+    found = ["--build-arg", f"VERSION={tag}", "--build-arg", f"REVISION={tag.partition('-')[0]}"]
+    if url := os.environ.get("RDS_CA_URL", ""):
+        found += ["--build-arg", f"RDS_CA_URL={url}"]
+    return [*found, str(ROOT)]
+
+
+def limit_logs(stage: Stage, outputs: Mapping[str, str]) -> list[str]:
+    """Log groups that AWS makes by itself keep everything for ever: give them an end. Their names."""
+    client = stage.account.client("logs")
+    found = []
+    for prefix in (
+        f"/aws/ecs/containerinsights/{outputs.get('ClusterName', '-')}/",
+        f"/aws/rds/instance/{stage.name}-webhooks",
+    ):
+        for row in client.describe_log_groups(logGroupNamePrefix=prefix)["logGroups"]:
+            found.append(str(row["logGroupName"]))
+            if "retentionInDays" not in row:
+                try:
+                    client.put_retention_policy(logGroupName=row["logGroupName"], retentionInDays=LOG_DAYS)
+                except botocore.exceptions.ClientError as error:
+                    stage.out.warn(f"{row['logGroupName']} keeps everything: {error.response['Error']['Message']}")
+    return found

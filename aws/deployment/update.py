@@ -1,0 +1,81 @@
+"""`./aws/update.sh <subdomain> [image_tag] [--rollback [release]]`: change a stage that runs, or take it back."""
+
+from __future__ import annotations
+
+from deployment import contents, images, registry, releases
+from deployment.account import Account
+from deployment.arguments import Options, variable
+from deployment.errors import Refused
+from deployment.network import TOLD
+from deployment.output import Output
+from deployment.parameters import from_environment, shown
+from deployment.releases import Release
+from deployment.rollout import Rollout
+from deployment.stage import Stage, find
+from deployment.templates import AWS, Bucket, load
+
+
+def update(options: Options, account: Account, out: Output) -> None:
+    """Raises Stop with its exit status."""
+    stage = find(options, account, out)
+    stage.stack.settle(may_make=False, dry_run=options.dry_run)
+    bucket = registry.existing(account, out)
+    if options.rollback is not None:
+        _roll_back(stage, options, bucket, releases.choose(bucket, stage.stack.name, options.rollback))
+        return
+    rollout = Rollout(stage, options, load("bridge"), stage.stack.parameters())
+    wanted = from_environment(rollout.template, options.environ)
+    if wanted:
+        out.note(f"from the environment: {shown(rollout.template, wanted)}")
+    if theirs := [name for name in TOLD if name in wanted]:
+        raise Refused(f"{variable(theirs[0])} is the network's.", "./aws/deploy.sh changes the network first.")
+    configuration = contents.load(stage.name)
+    rollout.check_configuration(configuration)
+    alarms = rollout.alarms()
+    wanted |= rollout.images(wanted)
+    if not options.dry_run:
+        wanted |= rollout.put_configuration(configuration)
+    changed = rollout.apply(rollout.plan(bucket, wanted, alarms))
+    if options.dry_run:
+        out.say("dry run: nothing was changed")
+        return
+    rollout.finish(bucket, changed=changed, smoke_source=configuration.smoke_source)
+
+
+def _roll_back(stage: Stage, options: Options, bucket: Bucket, release: Release) -> None:
+    """Deploy an older release again: its template, its parameters, its images, its configuration."""
+    out = stage.out
+    out.note(f"back to the release {release.name}, by {release.by}")
+    template = releases.template_of(bucket, release)
+    rollout = Rollout(stage, options, template, stage.stack.parameters())
+    _check_there(stage, rollout, release)
+    wanted = {
+        name: value for name, value in release.parameters.items()
+        if name in template.parameters and name not in template.secret_parameters
+    }  # fmt: skip
+    changed = rollout.apply(rollout.plan(bucket, wanted, rollout.alarms()))
+    if options.dry_run:
+        out.say("dry run: nothing was changed")
+        return
+    there = rollout.secrets()
+    text = there[0].value(release.parameters.get("ConfigVersion", "")) if there else ""
+    source = contents.Configuration(AWS, text or "", frozenset()).smoke_source
+    rollout.finish(bucket, changed=changed, smoke_source=source, of=release.of)
+
+
+def _check_there(stage: Stage, rollout: Rollout, release: Release) -> None:
+    """Raises Refused when what the release needs has been removed since."""
+    for parameter, repository in (("BridgeImage", images.BRIDGE), ("KafkaImage", images.KAFKA)):
+        tag = release.parameters.get(parameter, "").rpartition(":")[2]
+        if tag and images.Repository(stage.account, repository).platforms(tag) is None:
+            raise Refused(f"The release {release.name} needs {repository}:{tag}, which is not there any more.")
+    there = rollout.secrets()
+    if there is None:
+        return
+    for parameter, secret in zip(("ConfigVersion", "SourcesVersion"), there, strict=True):
+        version = release.parameters.get(parameter, "")
+        if version and secret.value(version) is None:
+            raise Refused(
+                f"The release {release.name} needs {parameter} {version}, which Secrets Manager has removed.",
+                "It keeps a hundred. Deploy the configuration from the repository's history instead.",
+            )

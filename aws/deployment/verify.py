@@ -1,0 +1,336 @@
+"""Whether what was deployed is what runs, and works from outside.
+
+A deployment that AWS calls complete may run the old image (a circuit breaker took it back), answer nobody (a security
+group), or send Kafka's clients elsewhere (an advertised name). So after each one: services settled, their tasks run the
+image that was asked for, every target is healthy; then over the public names, with every check on: HTTPS, 401 without
+credentials, an event accepted with them, and read from Kafka's TLS port by a user made for it, whose wrong password is
+refused. Where DNS does not lead to the load balancers yet, the same is done by their addresses, under the right names.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import logging
+import secrets
+import socket
+import ssl
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from deployment.account import Account
+from deployment.contents import SMOKE_TOPIC
+from deployment.errors import Stop, Unverified
+from deployment.output import Output
+from deployment.stacks import pauses
+from deployment.tasks import Admin
+
+SMOKE_USER = "kwb-smoke"
+SETTLE_MINUTES, OUTSIDE_MINUTES = 15.0, 3.0
+_KAFKA_S = 60.0
+
+Address = tuple[str, int]
+
+
+# ── where things are ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How the public names are reached: `instead` leads from what is asked for to where it is, as curl's --connect-to.
+
+    `ca` is a file of authorities beside the system's. On AWS it is empty: the certificate is ACM's.
+    """
+
+    instead: Mapping[Address, Address] = field(default_factory=dict)
+    ca: str = ""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Those that need not be in DNS."""
+        return frozenset(host for host, _ in self.instead)
+
+    def context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        if self.ca:
+            context.load_verify_locations(self.ca)
+        return context
+
+    @contextlib.contextmanager
+    def resolving(self) -> Iterator[None]:
+        """Names lead there for everything in this process; certificates are still judged by the names."""
+        real = socket.getaddrinfo
+
+        def instead(host: Any, port: Any, *arguments: Any, **named: Any) -> Any:
+            place = self.instead.get((host, int(port))) if isinstance(port, int | str) and str(port).isdigit() else None
+            return real(*(place or (host, port)), *arguments, **named)
+
+        socket.getaddrinfo = instead
+        try:
+            yield
+        finally:
+            socket.getaddrinfo = real
+
+
+def reach(environ: Mapping[str, str], pending: Mapping[str, str], ports: Mapping[str, int]) -> Reach:
+    """`pending`: names that DNS does not know yet, with their load balancers. `ports`: each name's port.
+
+    VERIFY_CONNECT_TO (`name:port=host:port`, with commas) and VERIFY_CA are for networks in which the public names lead
+    elsewhere, and for the tests, where no load balancer is.
+    """
+    instead: dict[Address, Address] = {(name, ports[name]): (target, ports[name]) for name, target in pending.items()}
+    for pair in filter(None, environ.get("VERIFY_CONNECT_TO", "").split(",")):
+        asked, _, place = pair.partition("=")
+        instead[_address(asked)] = _address(place)
+    return Reach(instead, environ.get("VERIFY_CA", ""))
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.strip().rpartition(":")
+    return host, int(port)
+
+
+# ── what runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The services of a cluster, and the images that they should run: `{"dev-webhooks-ingest": "…:tag"}`."""
+
+    account: Account
+    out: Output
+    cluster: str
+    images: Mapping[str, str]
+    target_groups: tuple[str, ...]
+    limit_s: float = SETTLE_MINUTES * 60
+
+    def check(self) -> None:
+        """Raises Unverified."""
+        with self.out.progress("Waiting for the services") as steps:
+            _until(self._settled, steps.now, self.limit_s)
+        with self.out.progress("Looking at what runs") as steps:
+            _until(self._right_images, steps.now, self.limit_s)
+        with self.out.progress("Waiting for healthy targets") as steps:
+            _until(self._healthy, steps.now, self.limit_s)
+
+    def _settled(self) -> str:
+        rows = self.account.client("ecs").describe_services(cluster=self.cluster, services=list(self.images))[
+            "services"
+        ]
+        missing = set(self.images) - {row["serviceName"] for row in rows if row["status"] == "ACTIVE"}
+        if missing:
+            raise Unverified(f"There is no service {', '.join(sorted(missing))}.")
+        waits = []
+        for row in rows:
+            primary = next(each for each in row["deployments"] if each["status"] == "PRIMARY")
+            if primary.get("rolloutState") == "FAILED":
+                raise Unverified(
+                    f"{row['serviceName']}: the deployment failed: {primary.get('rolloutStateReason', '')}",
+                    "Its tasks do not stay up: look at its log group.",
+                )
+            if primary.get("rolloutState", "COMPLETED") != "COMPLETED" or len(row["deployments"]) > 1:
+                waits.append(f"{row['serviceName']} is being deployed")
+            elif row["runningCount"] != row["desiredCount"]:
+                waits.append(f"{row['serviceName']}: {row['runningCount']} of {row['desiredCount']} tasks run")
+        return "; ".join(waits)
+
+    def _right_images(self) -> str:
+        ecs = self.account.client("ecs")
+        for service, image in self.images.items():
+            arns = ecs.list_tasks(cluster=self.cluster, serviceName=service)["taskArns"]
+            if not arns:
+                return f"{service} has no task"
+            container = service.rpartition("-")[2]
+            for task in ecs.describe_tasks(cluster=self.cluster, tasks=arns[:100])["tasks"]:
+                found = [row.get("image", "") for row in task["containers"] if row["name"] == container]
+                if found != [image]:
+                    raise Unverified(
+                        f"{service} runs {', '.join(found) or 'nothing'}, and {image} was asked for.",
+                        "ECS took the deployment back: its tasks did not stay up. Look at its log group.",
+                    )
+        return ""
+
+    def _healthy(self) -> str:
+        client = self.account.client("elbv2")
+        waits = []
+        for arn in self.target_groups:
+            rows = client.describe_target_health(TargetGroupArn=arn)["TargetHealthDescriptions"]
+            states = [row["TargetHealth"]["State"] for row in rows if row["TargetHealth"]["State"] != "draining"]
+            if not states or set(states) != {"healthy"}:
+                waits.append(f"{arn.split('/')[1]}: {', '.join(states) or 'no target'}")
+        return "; ".join(waits)
+
+
+def _until(look: Callable[[], str], now: Callable[[str], None], limit_s: float) -> None:
+    """Look until there is nothing more to wait for. Raises Unverified with what there was at last."""
+    waits = ""
+    for _ in pauses(limit_s):
+        waits = look()
+        if not waits:
+            return
+        now(waits)
+    raise Unverified(f"After {limit_s:.0f} s still: {waits}.", "docs/howto/aws-troubleshooting.md")
+
+
+# ── from outside ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A sender and a reader somewhere on the internet. `kafka` is None where the broker is not ours."""
+
+    domain: str
+    source: str
+    login: tuple[str, str]
+    reach: Reach
+    kafka: Address | None = None
+    https_port: int = 443
+    limit_s: float = OUTSIDE_MINUTES * 60
+
+    def check(self, admin: Admin, users_prefix: str, out: Output) -> None:
+        """Raises Unverified."""
+        with self.reach.resolving():
+            with out.progress("HTTPS") as steps:
+                _until(self._health, steps.now, self.limit_s)
+            self._refused()
+            with out.progress("Sending an event") as steps:
+                receipt = self._send(steps.now)
+            out.note(f"  event {receipt['event_id']} accepted: {receipt['stored']}")
+        if self.kafka is None:
+            if receipt["stored"] not in ("kafka", "both"):
+                raise Unverified(
+                    f"Kafka did not take the event in time: it is in the {receipt['stored']}.", "`kwb doctor` says why."
+                )
+            return
+        password = smoke_password(admin, users_prefix)
+        with self.reach.resolving(), out.progress("Reading it from Kafka's TLS port"):
+            self._read(str(receipt["event_id"]), password)
+            self._wrong_password()
+
+    def _ask(self, method: str, path: str, body: bytes = b"", *, login: bool = False) -> tuple[int, bytes]:
+        connection = http.client.HTTPSConnection(
+            f"webhooks.{self.domain}", self.https_port, timeout=15, context=self.reach.context()
+        )
+        with contextlib.closing(connection):
+            headers = {"Content-Type": "application/json"}
+            if login:
+                headers["Authorization"] = "Basic " + base64.b64encode(":".join(self.login).encode()).decode()
+            connection.request(method, path, body or None, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+
+    def _health(self) -> str:
+        try:
+            status, _ = self._ask("GET", "/health")
+        except ssl.SSLCertVerificationError as error:
+            raise Unverified(f"webhooks.{self.domain}: {error.verify_message}.") from None
+        except (OSError, http.client.HTTPException) as error:
+            return f"webhooks.{self.domain}: {error}"
+        return "" if status == 200 else f"webhooks.{self.domain}/health answers {status}"
+
+    def _refused(self) -> None:
+        status, _ = self._ask("POST", f"/{self.source}", b"{}")
+        if status != 401:
+            raise Unverified(f"A webhook without credentials was answered {status}, and should be 401.")
+
+    def _send(self, now: Callable[[str], None]) -> dict[str, Any]:
+        body = json.dumps({"smoke": secrets.token_hex(8), "sent_at": int(time.time())}).encode()
+        status, said = 0, b""
+        for _ in pauses(self.limit_s):
+            status, said = self._ask("POST", f"/{self.source}", body, login=True)
+            if status != 503:
+                break
+            now("503: no durable place yet")
+        if not 200 <= status < 300:
+            raise Unverified(
+                f"A webhook with credentials was answered {status}: {said[:300].decode('utf-8', 'replace')}"
+            )
+        found: dict[str, Any] = json.loads(said)
+        return found
+
+    def _consumer(self, password: str) -> Any:
+        from kafka import KafkaConsumer  # type: ignore[attr-defined]  # mypy takes aws/kafka, a folder, for it
+
+        assert self.kafka is not None
+        host, port = self.kafka
+        return KafkaConsumer(
+            SMOKE_TOPIC, bootstrap_servers=[f"{host}:{port}"], security_protocol="SASL_SSL",
+            ssl_context=self.reach.context(), sasl_mechanism="SCRAM-SHA-512", sasl_plain_username=SMOKE_USER,
+            sasl_plain_password=password, group_id=f"{SMOKE_USER}-{secrets.token_hex(6)}", auto_offset_reset="earliest",
+            enable_auto_commit=False, consumer_timeout_ms=1000, bootstrap_timeout_ms=15_000, metrics_enabled=False,
+        )  # fmt: skip
+
+    def _read(self, event_id: str, password: str) -> None:
+        """The event itself, from the broker that the first one named: its advertised name is tested so, too."""
+        error: Exception | None = None
+        with _quiet_kafka():
+            for _ in pauses(min(_KAFKA_S, self.limit_s)):
+                try:
+                    consumer = self._consumer(password)
+                except Exception as failed:  # of many kinds; a new user takes a moment to be known
+                    error = failed
+                    continue
+                with contextlib.closing(consumer):
+                    for _ in range(int(_KAFKA_S)):
+                        for record in consumer:
+                            if ("ce_id", event_id.encode()) in record.headers:
+                                return
+                error = None
+        said = f": {type(error).__name__}: {error}" if error else " in time"
+        raise Unverified(
+            f"The event did not come back from kafka.{self.domain}:{self.kafka[1] if self.kafka else ''}{said}",
+            "Who may reach it: KafkaClientCidr. What clients are told: the broker's advertised.listeners.",
+        )
+
+    def _wrong_password(self) -> None:
+        with _quiet_kafka():
+            try:
+                consumer = self._consumer(f"wrong-{secrets.token_hex(8)}")
+            except Exception:  # refused, as it should be
+                return
+            with contextlib.closing(consumer):
+                known = consumer.topics()
+        if known:
+            raise Unverified("Kafka's TLS port let a wrong password in.")
+
+
+@contextlib.contextmanager
+def _quiet_kafka() -> Iterator[None]:
+    """The client writes each refused attempt to its log; what it says at last is told by us."""
+    logger = logging.getLogger("kafka")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def smoke_password(admin: Admin, users_prefix: str) -> str:
+    """Of a user that may read the smoke topic for an hour, made in a one-off task; its password is in Secrets Manager.
+
+    One that is left from an hour ago is removed first. Raises Unverified when the task fails.
+    """
+    said: list[str] = []
+    create = ["users", "create", SMOKE_USER, "--topics", SMOKE_TOPIC, "--group-prefix", SMOKE_USER, "--expires", "1h"]
+    try:
+        if admin.run(create, said.append):
+            admin.run(["users", "delete", SMOKE_USER], said.append)
+            if status := admin.run(create, said.append):
+                raise Unverified(f"kwb users create ended with {status}:\n" + "\n".join(said[-10:]))
+    except Stop as error:
+        raise Unverified(error.message, error.hint) from None
+    client = admin.account.client("secretsmanager")
+    text: str = client.get_secret_value(SecretId=f"{users_prefix}{SMOKE_USER}")["SecretString"]
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return str(found["password"])
+    return text
