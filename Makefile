@@ -103,7 +103,7 @@ clean:  ## Remove caches, the environment and, after a question, the data of com
 	@$(PYTHON) tools/local_stack.py clean
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 
-pin-images: $(READY)  ## Look up the digests of the official images and write them into compose.yaml and Dockerfile
+pin-images: $(READY)  ## Look up the digests of the official images and write them into compose.yaml and the Dockerfiles
 	@$(BIN)/python tools/pin_images.py
 
 sbom: $(READY)  ## List the parts of the bridge in dist/sbom.cdx.json, as the image carries them

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
+import asyncpg
 import pytest
 
 from authority import Authority
@@ -63,13 +66,29 @@ class TlsPostgres:
     def port(self) -> int:
         return self._server.port
 
-    def url(self, ca: Path | None = None, *, password: str = "", host: str = HOST, **query: str) -> str:
-        """As the template writes it; `password` goes into it percent-encoded."""
-        parts = urlsplit(self._server.url)
-        login = f"{parts.username}:{quote(password, safe='')}" if password else parts.username
+    def make(self, name: str) -> str:
+        """A role and a database of its own of that name; the role's password."""
+        password = secrets.token_hex(20)
+
+        async def run() -> None:
+            connection = await asyncpg.connect(self._server.admin_url, ssl="require")
+            try:
+                await connection.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+                await connection.execute(f"CREATE DATABASE {name} OWNER {name}")
+            finally:
+                await connection.close()
+
+        asyncio.run(run())
+        return password
+
+    def url(
+        self, ca: Path | None = None, *, user: str = "kwb", password: str = "", host: str = HOST, **query: str
+    ) -> str:
+        """As the template writes it: the database has the user's name. `password` goes into it percent-encoded."""
+        login = f"{user}:{quote(password, safe='')}" if password else user
         asked: Mapping[str, str] = query or {"sslmode": "verify-full", "sslrootcert": str(ca or self.ca)}
         words = "&".join(f"{name}={value}" for name, value in asked.items())
-        return f"postgresql://{login}@{host}:{self.port}{parts.path}?{words}"
+        return f"postgresql://{login}@{host}:{self.port}/{user}?{words}"
 
 
 @contextlib.contextmanager

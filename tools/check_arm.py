@@ -1,4 +1,4 @@
-"""`make check-arm`: every wheel of requirements/base.txt can be had for the image's Python on aarch64, with its hash.
+"""`make check-arm`: every wheel of requirements/aws.txt can be had for the image's Python on aarch64, with its hash.
 
 Nothing is run or built for that platform: pip downloads what the image's build would install there.
 """
@@ -26,7 +26,7 @@ def main() -> int:
         done = subprocess.run(
             [
                 sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--dest", folder,
-                "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(ROOT / "requirements/base.txt"),
+                "--no-deps", "--require-hashes", "--only-binary", ":all:", "-r", str(ROOT / "requirements/aws.txt"),
                 "--python-version", version[1], "--implementation", "cp", "--abi", short, "--abi", "abi3",
                 "--abi", "none", *(word for name in platforms for word in ("--platform", name)),
             ],

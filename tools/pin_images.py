@@ -1,4 +1,4 @@
-"""`make pin-images`: writes digests of the official images into compose.yaml and Dockerfile: `name:tag@sha256:…`.
+"""`make pin-images`: writes digests of the official images into compose.yaml and the Dockerfiles: `name:tag@sha256:…`.
 
 A digest is only ever one that was looked up: Docker pulls the tag and says what it got. Needs Docker and a network.
 A tag that has a digest already is looked up anew, so that the same command renews them.
@@ -12,13 +12,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# `image: name:tag` with a fixed name, and the default of the base image.
-IMAGE = re.compile(r"^(\s+image: |ARG PYTHON_IMAGE=)([a-z0-9./-]+:[\w.-]+)(@sha256:[0-9a-f]{64})?$", re.MULTILINE)
+# `image: name:tag` with a fixed name, and the defaults of base images.
+IMAGE = re.compile(r"^(\s+image: |ARG \w+_IMAGE=)([a-z0-9./-]+:[\w.-]+)(@sha256:[0-9a-f]{64})?$", re.MULTILINE)
+FILES = ("compose.yaml", "Dockerfile", "aws/kafka/Dockerfile")
 
 
 def main() -> int:
     """0, or 2 when an image could not be looked up; then nothing is written."""
-    texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / "compose.yaml", ROOT / "Dockerfile")}
+    texts = {path: path.read_text(encoding="utf-8") for path in (ROOT / name for name in FILES)}
     names = sorted({found[2] for text in texts.values() for found in IMAGE.finditer(text)})
     try:
         digests = {name: look_up(name) for name in names}

@@ -1,6 +1,6 @@
 """`make sbom`: dist/sbom.cdx.json, the parts of the bridge with versions, licences and who needs whom (CycloneDX).
 
-Made as the image makes its /app/sbom.cdx.json: from an environment with requirements/base.txt and the bridge alone,
+Made as the image makes its /app/sbom.cdx.json: from an environment with requirements/aws.txt and the bridge alone,
 looked at by cyclonedx-py, whose own lock is requirements/build.txt. Reading the environment finds the licences and what
 is really installed; a lock has neither. What wheels contain of C libraries is not listed.
 """
@@ -24,7 +24,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="kwb-sbom-") as name:
         folder = Path(name)
         app, build = folder / "app", folder / "build"
-        for environment, lock in ((app, "base.txt"), (build, "build.txt")):
+        for environment, lock in ((app, "aws.txt"), (build, "build.txt")):
             venv.create(environment)
             wanted = ["--require-hashes", "--only-binary", ":all:", "-r", f"requirements/{lock}"]
             install(environment, *wanted)

@@ -1,11 +1,13 @@
 """What was typed, and what the environment says. Passwords come from the environment and are never arguments.
 
-ENVIRONMENT       dev, staging or prod; `deploy` has no default, the others find the stage by its domain
-BASE_DOMAIN       for a <subdomain> without a dot: <subdomain>.$BASE_DOMAIN
-KAFKA_MODE, …     every parameter of the templates by its name in capitals (KafkaMode, NatGateways, AlarmEmail)
-ALLOW_REPLACE     logical ids, with commas, of databases, file systems and load balancers that may be replaced
-SKIP_SMOKE        1: no verification from outside at the end
-SOURCES_FILE      JSON object of the sources' secrets; a name of bridge.yaml in the environment goes before it
+ENVIRONMENT               dev, staging or prod; `deploy` has no default, the others find the stage by its domain
+BASE_DOMAIN               for a <subdomain> without a dot: <subdomain>.$BASE_DOMAIN
+KAFKA_MODE, …             every parameter of the templates by its name in capitals (KafkaMode, NatGateways, AlarmEmail)
+ALLOW_REPLACE             logical ids, with commas, of databases, file systems and load balancers that may be replaced
+SOURCES_FILE              JSON object of the sources' secrets; a name of bridge.yaml in the environment goes before it
+SKIP_SMOKE                1: no verification from outside at the end
+VERIFY_MINUTES            how long services, targets and names may take to be right; default: 15
+CERTIFICATE_WAIT_MINUTES  how long the records that prove the domain are waited for; default: 30
 """
 
 from __future__ import annotations

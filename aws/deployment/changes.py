@@ -91,7 +91,6 @@ class Plan:
     allow_replace: frozenset[str] = frozenset()
     alarms: tuple[str, ...] = ()
     """ARNs of alarms that take an update back; never of a creation."""
-    tags: tuple[tuple[str, str], ...] = ()
 
 
 ALARM_MINUTES = 5
@@ -110,7 +109,7 @@ def apply(stack: Stack, plan: Plan, *, may_make: bool = True, dry_run: bool = Fa
     request: dict[str, Any] = {
         "StackName": stack.name, "ChangeSetName": name, "ChangeSetType": "CREATE" if new else "UPDATE",
         "Parameters": compose(plan.template, None if new else stack.parameters(), plan.wanted),
-        "Capabilities": CAPABILITIES, "Tags": [{"Key": key, "Value": value} for key, value in plan.tags],
+        "Capabilities": CAPABILITIES,
         **({"TemplateURL": plan.url} if plan.url else {"TemplateBody": plan.template.text}),
     }  # fmt: skip
     if plan.alarms and not new:

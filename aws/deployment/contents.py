@@ -2,7 +2,8 @@
 
 The stack makes both secrets; what is in them is put there by deploy and update, and the stack is then told the version
 of each, so that a change of the configuration is a rolling deployment and goes back with it. A version is only made
-when the content is neither what is deployed nor what an attempt before has put there.
+when the content is neither what is deployed nor what an attempt before has put there. Secrets Manager forgets versions
+that have no label, so each of ours has one, and the newest VERSIONS_KEPT can be gone back to.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ BYTES_MAX = 65_536  # of one secret
 SMOKE_TOPIC = "kwb.smoke"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _CURRENT = "AWSCURRENT"
+# A secret has at most twenty labels, and AWS uses three.
+VERSIONS_KEPT = 15
+_LABEL = "kwb-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +136,27 @@ class Secret:
         if deployed and self.value(deployed) == text:
             return deployed
         if self.value() == text:
-            found: str = self._client.get_secret_value(SecretId=self.arn, VersionStage=_CURRENT)["VersionId"]
-            return found
+            found = self._client.get_secret_value(SecretId=self.arn, VersionStage=_CURRENT)
+            if not any(label.startswith(_LABEL) for label in found["VersionStages"]):
+                self._keep(found["VersionId"])
+            return str(found["VersionId"])
+        self._forget_oldest(deployed)
         made: str = self._client.put_secret_value(SecretId=self.arn, SecretString=text)["VersionId"]
+        self._keep(made)
         return made
+
+    def _keep(self, version: str) -> None:
+        label = f"{_LABEL}{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        self._client.update_secret_version_stage(SecretId=self.arn, VersionStage=label, MoveToVersionId=version)
+
+    def _forget_oldest(self, deployed: str) -> None:
+        """Make room for a label; the deployed version keeps its own."""
+        found = self._client.list_secret_version_ids(SecretId=self.arn, MaxResults=100)["Versions"]
+        rows = [row for row in found if row["VersionId"] != deployed]
+        labels = sorted((label, row["VersionId"]) for row in rows for label in row["VersionStages"])
+        ours = [(label, version) for label, version in labels if label.startswith(_LABEL)]
+        for label, version in ours[: max(0, len(ours) - VERSIONS_KEPT + 2)]:
+            self._client.update_secret_version_stage(SecretId=self.arn, VersionStage=label, RemoveFromVersionId=version)
 
 
 def sources_text(known: str | None, new: Mapping[str, str]) -> str:

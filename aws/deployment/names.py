@@ -20,7 +20,7 @@ from deployment.output import Output
 from deployment.stacks import pauses
 
 HOSTS = ("webhooks", "kafka", "console")
-TAG = "kwb:stack"
+TAG = "kafka-webhook-bridge"  # as on everything that the templates make
 WAIT_MINUTES = 30.0
 _PENDING = "PENDING_VALIDATION"
 

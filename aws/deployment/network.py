@@ -36,7 +36,7 @@ def ensure(
     template = load("vpc")
     stack = Stack(account, f"{stage}-webhooks-vpc", out)
     wanted = {**from_environment(template, environ), "Environment": stage}
-    plan = Plan(template, wanted, bucket.upload(template), allow_replace, tags=(("kwb:stage", stage),))
+    plan = Plan(template, wanted, bucket.upload(template), allow_replace)
     apply(stack, plan, dry_run=dry_run)
     return {name: value for name, value in stack.outputs().items() if name in TOLD} if stack.exists() else None
 

@@ -43,7 +43,7 @@ def compose(template: Template, deployed: Mapping[str, str] | None, wanted: Mapp
             assert deployed is not None
             if wanted.get(name, deployed[name]) != deployed[name]:
                 raise Refused(
-                    f"{name} was {deployed[name] or 'empty'!r} when the database was made, and stays that.",
+                    f"{name} was {deployed[name] or 'empty'} when the database was made, and stays that.",
                     "A database from a snapshot is a new stack: docs/howto/aws-restore.md.",
                 )
             chosen.append({"ParameterKey": name, "UsePreviousValue": True})

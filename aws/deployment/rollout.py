@@ -104,7 +104,6 @@ class Rollout:
         wanted = {**wanted, "Environment": self.stage.name, "DomainName": self.stage.domain}
         return Plan(
             self.template, wanted, bucket.upload(self.template), self.options.allow_replace, alarms,
-            tags=(("kwb:stage", self.stage.name),),
         )  # fmt: skip
 
     def alarms(self) -> tuple[str, ...]:

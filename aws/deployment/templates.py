@@ -21,7 +21,7 @@ ROOT = AWS.parent
 INLINE_BYTES_MAX = 51_200
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # C where it is built in
     """YAML whose tags (!Ref, !Sub …) are read as what they stand before: only the plain parts are looked at."""
 
 

@@ -77,5 +77,5 @@ def _check_there(stage: Stage, rollout: Rollout, release: Release) -> None:
         if version and secret.value(version) is None:
             raise Refused(
                 f"The release {release.name} needs {parameter} {version}, which Secrets Manager has removed.",
-                "It keeps a hundred. Deploy the configuration from the repository's history instead.",
+                f"It keeps the newest {contents.VERSIONS_KEPT}. Deploy the configuration from the history instead.",
             )

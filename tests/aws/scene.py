@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from emulator.server import Emulator
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "aws"))  # some tests look at a part of the package `deployment` alone
 DOMAIN = "example.test"
 COMMANDS_S = 240
 # Nothing of these may ever be seen; long and odd enough to be found anywhere.

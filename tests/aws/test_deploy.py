@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scene import DOMAIN, KAFKA_PASSWORD, SOURCE_SECRET, WEBHOOK_PASSWORD, Scene, scene
 
 from bridge import eventually
-from scene import DOMAIN, KAFKA_PASSWORD, SOURCE_SECRET, WEBHOOK_PASSWORD, Scene, scene
 
 REGISTRY = "kafka-webhook-bridge-registry"
 

@@ -130,7 +130,6 @@ def test_what_is_left_out_is_in_the_schemas() -> None:
     [
         ("cloudformation:CreateChangeSet", "stack/dev-webhooks/0f1e", {}),
         ("cloudformation:ExecuteChangeSet", "stack/prod-webhooks-vpc/0f1e", {}),
-        ("cloudformation:CreateChangeSet", "arn:aws:cloudformation:eu-central-1:aws:transform/LanguageExtensions", {}),
         ("ecr:PutImage", "repository/kafka-webhook-bridge", {}),
         ("ecr:PutImage", "repository/kafka-webhook-bridge-kafka", {}),
         ("s3:PutObject", "arn:aws:s3:::kafka-webhook-bridge-registry-artifacts-1a2b3c/releases/dev-webhooks/x", {}),

@@ -71,6 +71,21 @@ def test_cfn_lint_sees_a_wrong_property(tmp_path: Path) -> None:
     assert "E3030" in done.stdout, done.stdout
 
 
+# ── what CloudFormation refuses and no linter sees ───────────────────────────────────────────────────────────────────
+
+
+def aliases(text: str) -> list[int]:
+    """Lines of YAML's anchors and aliases, with which CloudFormation takes no template."""
+    tokens = (yaml.tokens.AnchorToken, yaml.tokens.AliasToken)
+    return [token.start_mark.line + 1 for token in yaml.scan(text) if isinstance(token, tokens)]
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_no_template_has_aliases(path: Path) -> None:
+    assert aliases(path.read_text()) == []
+    assert aliases("a: &one {b: 1}\nc: *one\n") == [1, 2]
+
+
 # ── checkov ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

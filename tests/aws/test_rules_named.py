@@ -24,7 +24,7 @@ def named(folder: Path) -> dict[int, set[str]]:
 
 @pytest.mark.parametrize("number", range(1, 22))
 def test_a_rule_has_a_test_of_its_name(number: int) -> None:
-    assert named(HERE).get(number), f"no test_rule_{number:02}_… in tests/aws"
+    assert named(HERE).get(number), f"no test_rule_{number}_… in tests/aws"
 
 
 def test_no_test_is_named_after_a_rule_that_does_not_exist() -> None:
@@ -33,6 +33,6 @@ def test_no_test_is_named_after_a_rule_that_does_not_exist() -> None:
 
 def test_names_are_found_where_they_are(folder: Path) -> None:
     (folder / "test_a.py").write_text(
-        "def test_rule_03_x(): ...\n\nasync def test_rule_17_y(): ...\n\ndef rule_04(): ...\n"
+        "def test_rule_3_x(): ...\n\nasync def test_rule_17_y(): ...\n\ndef rule_04(): ...\n"
     )
     assert named(folder) == {3: {"test_a.py"}, 17: {"test_a.py"}}

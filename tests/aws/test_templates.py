@@ -19,7 +19,7 @@ Rule = Callable[[Any], Iterator[str]]
 def of(number: int) -> list[Any]:
     """The rules of a number, and of none for 0."""
     several = [one for one in (*OF_TEMPLATES, *RULES) if numbered(one) == number]
-    return [pytest.param(one, id=one.__name__.removeprefix(f"rule_{number:02}_")) for one in several]
+    return [pytest.param(one, id=one.__name__.removeprefix(f"rule_{number}_")) for one in several]
 
 
 def numbered(rule: Rule) -> int:
@@ -51,47 +51,47 @@ def test_every_condition_of_a_template_holds_in_one_scene_and_not_in_another() -
 
 
 @pytest.mark.parametrize("rule", of(1))
-def test_rule_01_services_network_and_who_may_reach_whom(rule: Rule) -> None:
+def test_rule_1_services_network_and_who_may_reach_whom(rule: Rule) -> None:
     holds(rule)
 
 
 @pytest.mark.parametrize("rule", of(2))
-def test_rule_02_configuration_reaches_the_tasks(rule: Rule) -> None:
+def test_rule_2_configuration_reaches_the_tasks(rule: Rule) -> None:
     holds(rule)
 
 
 @pytest.mark.parametrize("rule", of(3))
-def test_rule_03_the_one_off_task(rule: Rule) -> None:
+def test_rule_3_the_one_off_task(rule: Rule) -> None:
     holds(rule)
 
 
 @pytest.mark.parametrize("rule", of(4))
-def test_rule_04_images(rule: Rule) -> None:
+def test_rule_4_images(rule: Rule) -> None:
     holds(rule)
 
 
 @pytest.mark.parametrize("rule", of(5))
-def test_rule_05_the_single_broker_on_efs(rule: Rule) -> None:
+def test_rule_5_the_single_broker_on_efs(rule: Rule) -> None:
     holds(rule)
 
 
 @pytest.mark.parametrize("rule", of(6))
-def test_rule_06_a_cluster_of_somebody_else(rule: Rule) -> None:
+def test_rule_6_a_cluster_of_somebody_else(rule: Rule) -> None:
     holds(rule)
 
 
 @pytest.mark.parametrize("rule", of(7))
-def test_rule_07_super_users(rule: Rule) -> None:
+def test_rule_7_super_users(rule: Rule) -> None:
     holds(rule)
 
 
 @pytest.mark.parametrize("rule", of(8))
-def test_rule_08_the_console_behind_the_load_balancer(rule: Rule) -> None:
+def test_rule_8_the_console_behind_the_load_balancer(rule: Rule) -> None:
     holds(rule)
 
 
 @pytest.mark.parametrize("rule", of(9))
-def test_rule_09_encryption(rule: Rule) -> None:
+def test_rule_9_encryption(rule: Rule) -> None:
     holds(rule)
 
 

@@ -233,8 +233,11 @@ def images_are_official_exact_and_not_old(compose: Compose) -> Iterator[str]:
     for name, service in services(compose):
         image = service.get("image", "")
         if name in BRIDGE:
-            if image != "${BRIDGE_IMAGE:-kafka-webhook-bridge:local}" or service["build"]["context"] != ".":
+            build = service["build"]
+            if image != "${BRIDGE_IMAGE:-kafka-webhook-bridge:local}" or build["context"] != ".":
                 yield f"{name}: {image}"
+            if build.get("target") != "bridge":
+                yield f"{name} is built with what AWS alone needs"
             continue
         match = re.fullmatch(r"([a-z/]+):(\d+(?:\.\d+)+)(@sha256:[0-9a-f]{64})?", image)
         if not match or match[1] not in FLOORS:

@@ -106,6 +106,7 @@ MUTANTS: list[tuple[Rule, Callable[[dict[str, Any]], None]]] = [
     (rules.images_are_official_exact_and_not_old, put(S + "postgres/image", "postgres:17.6")),
     (rules.images_are_official_exact_and_not_old, put(S + "kafka/platform", "linux/amd64")),
     (rules.images_are_official_exact_and_not_old, put(S + "worker/image", "kafka-webhook-bridge:other")),
+    (rules.images_are_official_exact_and_not_old, drop(S + "worker/build/target")),
     (rules.services_wait_for_each_other, put(S + "ingest/depends_on/migrate/condition", "service_started")),
     (rules.services_wait_for_each_other, put(S + "nginx/depends_on/console/condition", "service_healthy")),
     (rules.services_wait_for_each_other, drop(S + "migrate/depends_on")),

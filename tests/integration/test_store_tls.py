@@ -14,6 +14,7 @@ from bridge import Serve, eventually
 from kafka_webhook_bridge.app.preflight import load
 from kafka_webhook_bridge.errors import ConfigError, KwbError, StoreError
 from kafka_webhook_bridge.store import Store
+from kafka_webhook_bridge.store.errors import may_pass
 from tls_postgres import TlsPostgres, tls_postgres
 
 ENVIRON = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "KWB_CONFIG": "sources: {a: {auth: none}}"}
@@ -84,6 +85,7 @@ def test_rule_12_a_stranger_and_another_name_are_refused(postgres: TlsPostgres) 
     for error in strangers:
         assert isinstance(error, StoreError)
         assert "the server's certificate is refused" in error.message
+        assert not may_pass(error), "`kwb migrate` need not wait for another"
         assert "sslrootcert" in error.hint
 
 

@@ -50,6 +50,8 @@ def refuses_a_row(failure: BaseException) -> bool:
 def may_pass(error: StoreError) -> bool:
     """Whether PostgreSQL may only not be up yet: it does not answer, starts, stops or has no connection left."""
     cause = error.__cause__
+    if isinstance(cause, ssl.SSLCertVerificationError):  # it is there, and somebody else
+        return False
     return cause is not None and (isinstance(cause, UNREACHED) or sqlstate(cause) in _PASSING)
 
 

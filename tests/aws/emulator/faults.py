@@ -7,6 +7,7 @@
     {"targets": "unhealthy"}                     state of every target of a load balancer
     {"image": "…:old"}                           what running tasks of services say that they run
     {"rollout": "FAILED"}                        what services say about their newest deployment
+    {"task": "CannotPullContainerError"}         a one-off task does not start
 
 `requests` of a CreateChangeSet are kept in $EMULATOR_REQUESTS, one JSON object a line: ministack forgets some of it.
 """

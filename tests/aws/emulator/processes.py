@@ -16,7 +16,7 @@ from typing import Any
 from ministack.core.responses import get_account_id, get_region, request_scope
 from ministack.services import ecs, secretsmanager
 
-from emulator.faults import _replace
+from emulator.faults import _replace, planned
 
 _running: dict[str, subprocess.Popen[str]] = {}
 
@@ -62,29 +62,47 @@ def _secret(place: str) -> str:
     return json.loads(text)[key] if key else text
 
 
+def _rows(container: dict[str, Any], what: str) -> list[dict[str, str]]:
+    """Of a container; CloudFormation leaves some names of the API in its own spelling."""
+    rows = container.get(what) or container.get(what.capitalize()) or []
+    return [{key[0].lower() + key[1:]: value for key, value in row.items()} for row in rows]
+
+
 def _work(scope: tuple[str, str], task: dict[str, Any], data: dict[str, Any]) -> None:
     arn = task["taskArn"]
     with request_scope(*scope):
-        definition = ecs._task_defs[ecs._resolve_td_key(data["taskDefinition"])]
-        (container, *_) = definition["containerDefinitions"]
-        environ = {row["name"]: row["value"] for row in container.get("environment", [])}
-        environ |= {row["name"]: _secret(row["valueFrom"]) for row in container.get("secrets", [])}
-        (override, *_) = data.get("overrides", {}).get("containerOverrides") or [{}]
-        command = override.get("command") or container.get("command", [])
-        log = ecs._awslogs_config(container, arn.rpartition("/")[2], "none")
-        kept = ("PATH", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "EMULATOR_BRIDGE")
-        own = {name: os.environ[name] for name in kept if name in os.environ}
-        process = subprocess.Popen(
-            [os.environ["EMULATOR_TASK"], *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-            env={**environ, **own, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"},
-        )  # fmt: skip
-        _running[arn] = process
-        assert process.stdout is not None
-        writes = bool(log) and ecs._ensure_awslogs_stream(log)
-        for line in process.stdout:
-            if writes:
-                ecs._emit_awslogs_event(log, line.rstrip("\n"))
+        try:
+            if reason := planned().get("task"):
+                raise RuntimeError(reason)
+            status = _run(arn, data)
+        except Exception as error:
+            ecs._mark_task_stopped(arn, task, str(error), "TaskFailedToStart")
+            raise
         ecs._mark_task_stopped(
-            arn, task, "Essential container in task exited", "EssentialContainerExited", process.wait()
+            arn, task, "Essential container in task exited", "EssentialContainerExited", status
         )  # fmt: skip
+
+
+def _run(arn: str, data: dict[str, Any]) -> int:
+    """The process of a task, until it ends; its exit status."""
+    definition = ecs._task_defs[ecs._resolve_td_key(data["taskDefinition"])]
+    (container, *_) = definition["containerDefinitions"]
+    environ = {row["name"]: row["value"] for row in _rows(container, "environment")}
+    environ |= {row["name"]: _secret(row["valueFrom"]) for row in _rows(container, "secrets")}
+    (override, *_) = data.get("overrides", {}).get("containerOverrides") or [{}]
+    command = override.get("command") or container.get("command", [])
+    log = ecs._awslogs_config(container, arn.rpartition("/")[2], "none")
+    kept = ("PATH", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "EMULATOR_BRIDGE")
+    own = {name: os.environ[name] for name in kept if name in os.environ}
+    process = subprocess.Popen(
+        [os.environ["EMULATOR_TASK"], *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True,
+        env={**environ, **own, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{os.environ['GATEWAY_PORT']}"},
+    )  # fmt: skip
+    _running[arn] = process
+    assert process.stdout is not None
+    writes = bool(log) and ecs._ensure_awslogs_stream(log)
+    for line in process.stdout:
+        if writes:
+            ecs._emit_awslogs_event(log, line.rstrip("\n"))
+    return process.wait()

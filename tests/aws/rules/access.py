@@ -71,7 +71,7 @@ def may(several: list[Grant], action: str, resource: str) -> bool:
     return any(one.allows(action, resource) for one in several)
 
 
-def rule_03_new_passwords_go_below_users_alone(world: World) -> Iterator[str]:
+def rule_3_new_passwords_go_below_users_alone(world: World) -> Iterator[str]:
     """Written by the admin task, which reads none back; no other task writes a secret."""
     users = USERS.format(prefix=world.prefix)
     found = of_role(world, world.tasks["admin"].get("TaskRoleArn"))
@@ -86,7 +86,7 @@ def rule_03_new_passwords_go_below_users_alone(world: World) -> Iterator[str]:
                 yield f"{role} may {', '.join(one.actions)} {', '.join(one.resources)}"
 
 
-def rule_06_rights_in_msk_are_for_its_cluster(world: World) -> Iterator[str]:
+def rule_6_rights_in_msk_are_for_its_cluster(world: World) -> Iterator[str]:
     """And only where the bridge logs in with them."""
     name = MSK.split(":cluster/")[1]
     inside = {
@@ -222,7 +222,7 @@ def repository_of(image: str) -> str:
     return image.split("/", 1)[1].split(":")[0]
 
 
-def rule_04_the_images_have_their_repositories(world: World) -> Iterator[str]:
+def rule_4_the_images_have_their_repositories(world: World) -> Iterator[str]:
     """Kafka's own, so that a new bridge does not touch it; deploy.sh finds both by output."""
     found = {name: world.registry.at(one) for name, one in world.registry.outputs.items()}
     of: dict[str, Resource | None] = {
@@ -238,9 +238,9 @@ def rule_04_the_images_have_their_repositories(world: World) -> Iterator[str]:
 
 
 RULES = (
-    rule_03_new_passwords_go_below_users_alone,
-    rule_04_the_images_have_their_repositories,
-    rule_06_rights_in_msk_are_for_its_cluster,
+    rule_3_new_passwords_go_below_users_alone,
+    rule_4_the_images_have_their_repositories,
+    rule_6_rights_in_msk_are_for_its_cluster,
     rule_21_execution_roles_may_start_their_tasks_and_no_more,
     rule_21_roles_are_for_one_service_of_this_account,
     rule_21_tasks_have_no_rights_that_they_do_not_use,

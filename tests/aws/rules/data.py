@@ -61,13 +61,17 @@ def rule_10_data_stay_in_prod_and_go_in_dev(world: World) -> Iterator[str]:
 
 
 def rule_10_a_snapshot_brings_its_own_name_and_user(world: World) -> Iterator[str]:
-    """RDS refuses both beside a snapshot; without one they are literals, since another value replaces the database."""
+    """RDS refuses both beside a snapshot; without one they are literals, since another value replaces the database.
+
+    Its version and size may be beyond those of a new database, which CloudFormation would ask RDS to go back to.
+    """
     one, snapshot = world.database, world.bridge.parameters["DatabaseSnapshotId"]
-    found = {name: one.get(name) for name in ("DBSnapshotIdentifier", "DBName", "MasterUsername")}
+    names = ("DBSnapshotIdentifier", "DBName", "MasterUsername", "EngineVersion", "AllocatedStorage")
+    found = {name: one.get(name) for name in names}
     wanted = (
-        {"DBSnapshotIdentifier": snapshot, "DBName": None, "MasterUsername": None}
+        {**dict.fromkeys(names), "DBSnapshotIdentifier": snapshot}
         if snapshot
-        else {"DBSnapshotIdentifier": None, "DBName": "bridge", "MasterUsername": "bridge"}
+        else {**found, "DBSnapshotIdentifier": None, "DBName": "bridge", "MasterUsername": "bridge"}
     )
     if found != wanted:
         yield f"{found}, not {wanted}"
@@ -77,7 +81,7 @@ def rule_12_the_database_insists_on_tls(world: World) -> Iterator[str]:
     group = world.bridge.at(world.database.get("DBParameterGroupName"))
     if group is None or text(group.get("Parameters", {}).get("rds.force_ssl")) != "1":
         yield "PostgreSQL takes connections without TLS"
-    elif group.get("Family") != f"postgres{text(world.database.get('EngineVersion')).split('.')[0]}":
+    elif (version := world.database.get("EngineVersion")) and group.get("Family") != f"postgres{version.split('.')[0]}":
         yield f"its parameters are those of {group.get('Family')}"
     if not text(world.database.get("CACertificateIdentifier")).startswith("rds-ca-"):
         yield "which authority signs its certificate is left to AWS"
@@ -141,7 +145,7 @@ def closed(stack: Stack, bucket: Resource) -> Iterator[str]:
         yield f"{bucket.id} answers without TLS"
 
 
-def rule_04_tags_never_move_and_stay(world: World) -> Iterator[str]:
+def rule_4_tags_never_move_and_stay(world: World) -> Iterator[str]:
     found = {one.get("RepositoryName"): one for one in world.registry.of("ECR::Repository")}
     if found.keys() != REPOSITORIES:
         yield f"repositories: {sorted(found)}"
@@ -193,7 +197,7 @@ def rule_20_what_aws_cannot_empty_stays(world: World) -> Iterator[str]:
         yield f"{world.alb.id}: protected against deletion, or not, unlike the database"
 
 
-def rule_05_kafka_keeps_its_files(world: World) -> Iterator[str]:
+def rule_5_kafka_keeps_its_files(world: World) -> Iterator[str]:
     """On a file system that it reaches encrypted and as its own user, through a mount target in each of its subnets."""
     if not world.single:
         return
@@ -235,8 +239,8 @@ def rule_05_kafka_keeps_its_files(world: World) -> Iterator[str]:
 
 
 RULES = (
-    rule_04_tags_never_move_and_stay,
-    rule_05_kafka_keeps_its_files,
+    rule_4_tags_never_move_and_stay,
+    rule_5_kafka_keeps_its_files,
     rule_10_the_database_leaves_a_snapshot,
     rule_10_data_stay_in_prod_and_go_in_dev,
     rule_10_a_snapshot_brings_its_own_name_and_user,

@@ -53,7 +53,7 @@ def outcome(world: World, actions: list[dict[str, Any]]) -> str:
     return f"{action['Type']} to nobody"
 
 
-def rule_08_each_request_gets_its_answer(world: World) -> Iterator[str]:
+def rule_8_each_request_gets_its_answer(world: World) -> Iterator[str]:
     hooks, console, inside, outside = f"webhooks.{DOMAIN}", f"console.{DOMAIN}", CONSOLE[0].split("/")[0], "192.0.2.9"
     on = world.scene.console
     wanted: list[tuple[str, str, str, set[str]]] = [
@@ -82,27 +82,27 @@ def rule_08_each_request_gets_its_answer(world: World) -> Iterator[str]:
         yield f"priorities: {priorities}"
 
 
-def rule_08_the_certificate_holds_every_name(world: World) -> Iterator[str]:
+def rule_8_the_certificate_holds_every_name(world: World) -> Iterator[str]:
     wanted = {f"{name}.{DOMAIN}" for name in ("webhooks", "kafka", "console")}
     for one in world.bridge.of("CertificateManager::Certificate"):
         if {one.get("DomainName"), *one.get("SubjectAlternativeNames", [])} != wanted:
             yield f"{one.id} is for {one.get('DomainName')}, {one.get('SubjectAlternativeNames')}"
 
 
-def rule_09_both_doors_speak_modern_tls(world: World) -> Iterator[str]:
+def rule_9_both_doors_speak_modern_tls(world: World) -> Iterator[str]:
     for one in world.bridge.of("ElasticLoadBalancingV2::Listener"):
         if one.get("Protocol") in {"HTTPS", "TLS"} and one.get("SslPolicy") != POLICY:
             yield f"{one.id}: {one.get('SslPolicy', 'the default policy of AWS, which knows TLS 1.0')}"
 
 
-def rule_09_the_balancer_speaks_https_to_ingest(world: World) -> Iterator[str]:
+def rule_9_the_balancer_speaks_https_to_ingest(world: World) -> Iterator[str]:
     if world.target("ingest").get("Protocol") != "HTTPS":
         yield f"ingest gets {world.target('ingest').get('Protocol')}"
     if world.target("ingest").get("HealthCheckProtocol", "HTTPS") != "HTTPS":
         yield "the health of ingest is asked for without TLS"
 
 
-def rule_09_headers_reach_ingest_as_they_came(world: World) -> Iterator[str]:
+def rule_9_headers_reach_ingest_as_they_came(world: World) -> Iterator[str]:
     """A name that the balancer dislikes may be in a signature."""
     attributes = pairs(world.alb.get("LoadBalancerAttributes"), "Key")
     if text(attributes.get("routing.http.drop_invalid_header_fields.enabled")) != "false":
@@ -194,7 +194,7 @@ def health_is_whether_a_process_answers(world: World) -> Iterator[str]:
             yield f"{role}: healthy with {group.get('Matcher.HttpCode')}"
 
 
-def rule_09_kafka_gets_its_bytes_and_no_header(world: World) -> Iterator[str]:
+def rule_9_kafka_gets_its_bytes_and_no_header(world: World) -> Iterator[str]:
     """The broker reads no PROXY header, clients inside the VPC come back through the NLB, and it is in one zone."""
     if not world.single:
         return
@@ -276,12 +276,12 @@ def rule_19_certificate_and_names_where_there_is_a_zone(world: World) -> Iterato
 
 
 RULES = (
-    rule_08_each_request_gets_its_answer,
-    rule_08_the_certificate_holds_every_name,
-    rule_09_both_doors_speak_modern_tls,
-    rule_09_headers_reach_ingest_as_they_came,
-    rule_09_kafka_gets_its_bytes_and_no_header,
-    rule_09_the_balancer_speaks_https_to_ingest,
+    rule_8_each_request_gets_its_answer,
+    rule_8_the_certificate_holds_every_name,
+    rule_9_both_doors_speak_modern_tls,
+    rule_9_headers_reach_ingest_as_they_came,
+    rule_9_kafka_gets_its_bytes_and_no_header,
+    rule_9_the_balancer_speaks_https_to_ingest,
     rule_19_certificate_and_names_where_there_is_a_zone,
     balancers_have_the_listeners_that_they_can_have,
     balancers_send_to_a_port_that_listens,

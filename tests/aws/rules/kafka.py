@@ -36,7 +36,7 @@ def given(world: World) -> dict[str, str]:
     return environment(world.container("kafka"))
 
 
-def rule_05_the_broker_suits_its_file_system(world: World) -> Iterator[str]:
+def rule_5_the_broker_suits_its_file_system(world: World) -> Iterator[str]:
     """NFS gives a killed task's lock back late, and keeps files that are deleted while they are open."""
     if not world.single:
         return
@@ -61,7 +61,7 @@ def rule_05_the_broker_suits_its_file_system(world: World) -> Iterator[str]:
         yield f"its data are in {found.get('KAFKA_LOG_DIRS')}, which ends with the task"
 
 
-def rule_05_the_broker_is_otherwise_that_of_compose(world: World) -> Iterator[str]:
+def rule_5_the_broker_is_otherwise_that_of_compose(world: World) -> Iterator[str]:
     if not world.single:
         return
     here = {name: value for name, value in given(world).items() if name not in OWN}
@@ -71,7 +71,7 @@ def rule_05_the_broker_is_otherwise_that_of_compose(world: World) -> Iterator[st
             yield f"{name} is {here.get(name)}, in compose.yaml {there.get(name)}"
 
 
-def rule_07_one_super_user_and_scram_outside(world: World) -> Iterator[str]:
+def rule_7_one_super_user_and_scram_outside(world: World) -> Iterator[str]:
     """Its password is where ECS put it, and PROXY does not take it."""
     if not world.single:
         return
@@ -96,7 +96,7 @@ def rule_07_one_super_user_and_scram_outside(world: World) -> Iterator[str]:
         yield f"outside, passwords of PLAIN: {loose}"
 
 
-def rule_05_names_lead_to_the_listeners(world: World) -> Iterator[str]:
+def rule_5_names_lead_to_the_listeners(world: World) -> Iterator[str]:
     """Inside by Cloud Map, outside by the name of the certificate; CONTROLLER is nobody's but the node's own."""
     if not world.single:
         return
@@ -118,8 +118,8 @@ def rule_05_names_lead_to_the_listeners(world: World) -> Iterator[str]:
 
 
 RULES = (
-    rule_05_names_lead_to_the_listeners,
-    rule_05_the_broker_is_otherwise_that_of_compose,
-    rule_05_the_broker_suits_its_file_system,
-    rule_07_one_super_user_and_scram_outside,
+    rule_5_names_lead_to_the_listeners,
+    rule_5_the_broker_is_otherwise_that_of_compose,
+    rule_5_the_broker_suits_its_file_system,
+    rule_7_one_super_user_and_scram_outside,
 )

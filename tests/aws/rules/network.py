@@ -90,7 +90,7 @@ def in_plain_words(several: set[Flow]) -> str:
     return ", ".join(f"{who} → {whom} {port}" for who, whom, port in sorted(several))
 
 
-def rule_01_groups_let_in_what_the_table_says(world: World) -> Iterator[str]:
+def rule_1_groups_let_in_what_the_table_says(world: World) -> Iterator[str]:
     found, wanted = flows(world, "Ingress"), expected(world)
     # The worker's group is the admin task's too, so nobody can tell the two apart.
     if found - wanted:
@@ -101,7 +101,7 @@ def rule_01_groups_let_in_what_the_table_says(world: World) -> Iterator[str]:
         yield f"more than one port: {through}"
 
 
-def rule_01_groups_let_out_what_the_table_says(world: World) -> Iterator[str]:
+def rule_1_groups_let_out_what_the_table_says(world: World) -> Iterator[str]:
     """Load balancers to their targets, data and endpoints nowhere, the others at least to what they need."""
     found = flows(world, "Egress")
     wanted = expected(world)
@@ -115,7 +115,7 @@ def rule_01_groups_let_out_what_the_table_says(world: World) -> Iterator[str]:
             yield f"not let out: {in_plain_words(lost)}"
 
 
-def rule_01_everything_runs_on_fargate(world: World) -> Iterator[str]:
+def rule_1_everything_runs_on_fargate(world: World) -> Iterator[str]:
     for stack in ours(world):
         for one in stack.resources.values():
             if GONE.fullmatch(one.type):
@@ -132,7 +132,7 @@ def rule_01_everything_runs_on_fargate(world: World) -> Iterator[str]:
             yield f"the task of {role} is not for Fargate"
 
 
-def rule_01_external_mode_has_no_broker_parts(world: World) -> Iterator[str]:
+def rule_1_external_mode_has_no_broker_parts(world: World) -> Iterator[str]:
     kinds = ("EFS::FileSystem", "EFS::MountTarget", "EFS::AccessPoint", "ServiceDiscovery::Service")
     parts = {kind: world.bridge.of(kind) for kind in kinds}
     balancers, groups = (
@@ -150,7 +150,7 @@ def rule_01_external_mode_has_no_broker_parts(world: World) -> Iterator[str]:
         yield f"BridgeSecurityGroupIds are {sorted(given)}, the tasks are in {sorted(needed)}"
 
 
-def rule_01_without_nat_the_endpoints_lead_out(world: World) -> Iterator[str]:
+def rule_1_without_nat_the_endpoints_lead_out(world: World) -> Iterator[str]:
     if world.vpc is None:
         return
     found: dict[str, list[Resource]] = {"Gateway": [], "Interface": []}
@@ -189,7 +189,7 @@ def ways_out(vpc: Stack, subnet: str) -> list[Resource]:
     return [one for one in vpc.of("EC2::Route", DestinationCidrBlock="0.0.0.0/0") if one.get("RouteTableId") in tables]
 
 
-def rule_01_private_subnets_leave_through_nat_alone(world: World) -> Iterator[str]:
+def rule_1_private_subnets_leave_through_nat_alone(world: World) -> Iterator[str]:
     """Two zones, each with a public and a private subnet; NAT none, one, or one a zone."""
     vpc = world.vpc
     if vpc is None:
@@ -257,11 +257,11 @@ def network_interfaces_are_private_but_the_balancers(world: World) -> Iterator[s
 
 
 RULES = (
-    rule_01_everything_runs_on_fargate,
-    rule_01_external_mode_has_no_broker_parts,
-    rule_01_groups_let_in_what_the_table_says,
-    rule_01_groups_let_out_what_the_table_says,
-    rule_01_private_subnets_leave_through_nat_alone,
-    rule_01_without_nat_the_endpoints_lead_out,
+    rule_1_everything_runs_on_fargate,
+    rule_1_external_mode_has_no_broker_parts,
+    rule_1_groups_let_in_what_the_table_says,
+    rule_1_groups_let_out_what_the_table_says,
+    rule_1_private_subnets_leave_through_nat_alone,
+    rule_1_without_nat_the_endpoints_lead_out,
     network_interfaces_are_private_but_the_balancers,
 )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from world import BRIDGES, World, environment, secrets
 
 from kafka_webhook_bridge.app.status import NOW, SINCE
-from kafka_webhook_bridge.settings import check_settings, rows
+from kafka_webhook_bridge.errors import Problem
+from kafka_webhook_bridge.settings import Settings, check_settings, rows
 
 # What ECS would put in; any other secret is a word.
 FILLED = {"KWB_CONFIG": "sources: {}", "KWB_SECRETS_JSON": "{}", "KWB_KAFKA_SSL_CA": ""}
+KNOWN = {row.env for row in rows()}
 TOKEN = re.compile(r"<[\w.]+>")
 
 
@@ -22,13 +25,19 @@ def variables(container: dict[str, Any]) -> dict[str, str]:
     return {**given, **{name: FILLED.get(name, "word") for name in secrets(container)}}
 
 
+@cache
+def checked(given: tuple[tuple[str, str], ...]) -> tuple[Settings, list[Problem]]:
+    """What the bridge makes of an environment; most are alike."""
+    settings, _, problems = check_settings(dict(given))
+    return settings, problems
+
+
 def every_variable_is_a_setting_that_fits(world: World) -> Iterator[str]:
-    known = {row.env for row in rows()}
     for name, container in world.containers(*BRIDGES):
         given = variables(container)
-        if strange := sorted(given.keys() - known):
+        if strange := sorted(given.keys() - KNOWN):
             yield f"{name}: {', '.join(strange)} are no settings"
-        settings, _, problems = check_settings(given)
+        settings, problems = checked(tuple(given.items()))
         yield from (f"{name}: {problem.where} {problem.what}" for problem in problems)
         role = name.split("/")[1]
         # The load balancer comes from another address; where nobody comes, nobody listens.

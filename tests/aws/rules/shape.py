@@ -105,7 +105,7 @@ def passwords_are_not_echoed(found: Templates) -> Iterator[str]:
                 yield f"{name}: {parameter} has a default"
 
 
-def rule_07_names_and_passwords_are_harmless(found: Templates) -> Iterator[str]:
+def rule_7_names_and_passwords_are_harmless(found: Templates) -> Iterator[str]:
     """In JSON, in JAAS and in Kafka's super.users, where names are all that counts."""
     template = found["bridge"]
     name, password = re.compile(r"[a-z][a-z0-9._-]{0,62}"), re.compile(r"[A-Za-z0-9_.~-]{12,128}|")
@@ -166,10 +166,11 @@ def nothing_is_declared_in_vain(found: Templates) -> Iterator[str]:
         for parameter in template.get("Parameters", {}):
             if parameter not in used and f"${{{parameter}}}" not in spoken:
                 yield f"{name}: nobody reads the parameter {parameter}"
-        for condition in template.get("Conditions", {}):
-            if not any(condition in strings(template[key]) for key in ("Resources", "Outputs")) and not any(
-                condition in strings(one) for other, one in template["Conditions"].items() if other != condition
-            ):
+        conditions = template.get("Conditions", {})
+        asked = {key: set(strings(one)) for key, one in conditions.items()}
+        outside = set(strings([template["Resources"], template.get("Outputs", {})]))
+        for condition in conditions:
+            if condition not in outside.union(*(asked[other] for other in conditions if other != condition)):
                 yield f"{name}: nobody asks for the condition {condition}"
         for table, rows in template.get("Mappings", {}).items():
             for row, cells in rows.items():
@@ -209,10 +210,12 @@ def templates_fit_into_cloudformation(found: Templates) -> Iterator[str]:
             yield f"{name}: the description is missing, or longer than 1024"
         if len(json.dumps(template)) > 1_000_000:
             yield f"{name}: larger than 1 MB"
+        if "Transform" in template:
+            yield f"{name}: a transform; AWS::LanguageExtensions refuses RetainExceptOnCreate and is not needed for it"
         for policy in ("DeletionPolicy", "UpdateReplacePolicy"):
-            computed = [one for one, at in template["Resources"].items() if isinstance(at.get(policy), dict)]
-            if computed and template.get("Transform") != "AWS::LanguageExtensions":
-                yield f"{name}: {policy} of {computed} is computed, which needs the transform AWS::LanguageExtensions"
+            for one, at in template["Resources"].items():
+                if strange := set(functions(at.get(policy))) - {"Fn::If", "Fn::FindInMap", "Ref"}:
+                    yield f"{name}: {policy} of {one} is computed by {sorted(strange)}"
         for output, at in template.get("Outputs", {}).items():
             if not at.get("Description"):
                 yield f"{name}: {output} says nothing of itself"
@@ -223,7 +226,7 @@ def refused(template: Template, changes: dict[str, str], scene: Scene) -> bool:
     return bool(unfit(template, parameters) or refusals(template, parameters, facts(parameters)))
 
 
-def rule_06_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator[str]:
+def rule_6_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator[str]:
     """By Rules, before anything is made; and what can work is not."""
     template = found["bridge"]
     single, plain, scram, mtls, iam = (
@@ -264,7 +267,7 @@ def rule_06_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator
             yield f"{name} of another VPC are taken"
 
 
-def rule_01_no_nat_needs_endpoints(found: Templates) -> Iterator[str]:
+def rule_1_no_nat_needs_endpoints(found: Templates) -> Iterator[str]:
     for nat, endpoints, wanted in (
         ("none", "false", True),
         ("none", "true", False),
@@ -391,9 +394,9 @@ OF_TEMPLATES = (
     nothing_is_declared_in_vain,
     passwords_are_not_echoed,
     references_are_never_to_nothing,
-    rule_01_no_nat_needs_endpoints,
-    rule_06_what_cannot_work_is_refused_beforehand,
-    rule_07_names_and_passwords_are_harmless,
+    rule_1_no_nat_needs_endpoints,
+    rule_6_what_cannot_work_is_refused_beforehand,
+    rule_7_names_and_passwords_are_harmless,
     rule_19_the_longest_domain_fits_into_a_certificate,
     rules_use_what_rules_may_use,
     templates_fit_into_cloudformation,

@@ -66,7 +66,7 @@ def of_roles(world: World, *roles: str) -> set[str]:
     return found | {world.services[role].id for role in roles if role in world.services}
 
 
-def rule_02_configuration_comes_from_two_secrets(world: World) -> Iterator[str]:
+def rule_2_configuration_comes_from_two_secrets(world: World) -> Iterator[str]:
     """With the version that the deployment names, so that it rolls out and back with the stack."""
     wanted = {
         "KWB_CONFIG": ("ConfigSecretArn", "ConfigVersion"),
@@ -88,13 +88,13 @@ def rule_02_configuration_comes_from_two_secrets(world: World) -> Iterator[str]:
             yield f"{output} is {world.bridge.outputs.get(output)}"
 
 
-def rule_02_a_new_configuration_starts_new_tasks(world: World) -> Iterator[str]:
+def rule_2_a_new_configuration_starts_new_tasks(world: World) -> Iterator[str]:
     for parameter in VERSIONS:
         if (found := changed(world, parameter)) != of_roles(world, *BRIDGES):
             yield f"another {parameter} changes {sorted(found)}"
 
 
-def rule_03_the_admin_task_stands_where_the_worker_does(world: World) -> Iterator[str]:
+def rule_3_the_admin_task_stands_where_the_worker_does(world: World) -> Iterator[str]:
     outputs, task = world.bridge.outputs, world.tasks["admin"]
     if outputs.get("AdminTaskDefinition") != f"<{task.id}>" and outputs.get("AdminTaskDefinition") != task.get(
         "Family"
@@ -110,14 +110,14 @@ def rule_03_the_admin_task_stands_where_the_worker_does(world: World) -> Iterato
         yield f"passwords of new users go to {prefix}"
 
 
-def rule_04_a_new_bridge_leaves_kafka_alone(world: World) -> Iterator[str]:
+def rule_4_a_new_bridge_leaves_kafka_alone(world: World) -> Iterator[str]:
     wanted = {"BridgeImage": of_roles(world, *BRIDGES), "KafkaImage": of_roles(world, "kafka")}
     for parameter, several in wanted.items():
         if (found := changed(world, parameter)) != several:
             yield f"another {parameter} changes {sorted(found)}"
 
 
-def rule_04_tasks_run_the_images_and_processors_that_were_asked_for(world: World) -> Iterator[str]:
+def rule_4_tasks_run_the_images_and_processors_that_were_asked_for(world: World) -> Iterator[str]:
     for name, container in world.containers():
         wanted = world.bridge.parameters["KafkaImage" if name.startswith("kafka/") else "BridgeImage"]
         if container["Image"] != wanted:
@@ -128,7 +128,7 @@ def rule_04_tasks_run_the_images_and_processors_that_were_asked_for(world: World
             yield f"{role} is for {task.get('RuntimePlatform')}"
 
 
-def rule_06_the_bridge_logs_in_as_the_cluster_asks(world: World) -> Iterator[str]:
+def rule_6_the_bridge_logs_in_as_the_cluster_asks(world: World) -> Iterator[str]:
     kafka, parameters = world.scene.kafka, world.bridge.parameters
     own = (f"kafka.{world.prefix}.internal:9094", "SASL_PLAINTEXT", "PLAIN")
     theirs = tuple(
@@ -156,7 +156,7 @@ def rule_06_the_bridge_logs_in_as_the_cluster_asks(world: World) -> Iterator[str
             yield f"{role} has a name or a password for a login without one"
 
 
-def rule_09_ingest_makes_its_own_certificate(world: World) -> Iterator[str]:
+def rule_9_ingest_makes_its_own_certificate(world: World) -> Iterator[str]:
     given = environment(world.container("ingest"))
     if given.get("KWB_INGEST_TLS_CERT") != "made" or given.get("KWB_INGEST_HOST") != "0.0.0.0":
         yield f"nobody speaks TLS to ingest: {given.get('KWB_INGEST_TLS_CERT')} on {given.get('KWB_INGEST_HOST')}"
@@ -412,13 +412,13 @@ def every_variable_is_stated_once(world: World) -> Iterator[str]:
 
 
 RULES = (
-    rule_02_configuration_comes_from_two_secrets,
-    rule_02_a_new_configuration_starts_new_tasks,
-    rule_03_the_admin_task_stands_where_the_worker_does,
-    rule_04_a_new_bridge_leaves_kafka_alone,
-    rule_04_tasks_run_the_images_and_processors_that_were_asked_for,
-    rule_06_the_bridge_logs_in_as_the_cluster_asks,
-    rule_09_ingest_makes_its_own_certificate,
+    rule_2_configuration_comes_from_two_secrets,
+    rule_2_a_new_configuration_starts_new_tasks,
+    rule_3_the_admin_task_stands_where_the_worker_does,
+    rule_4_a_new_bridge_leaves_kafka_alone,
+    rule_4_tasks_run_the_images_and_processors_that_were_asked_for,
+    rule_6_the_bridge_logs_in_as_the_cluster_asks,
+    rule_9_ingest_makes_its_own_certificate,
     rule_11_tasks_have_their_sizes,
     rule_11_only_ingest_scales,
     rule_12_the_database_is_verified,

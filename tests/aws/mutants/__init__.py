@@ -6,13 +6,14 @@ values, `Environment/Name=KAFKA_HEAP_OPTS/Value`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from resolver import copy
 from world import Templates
 
 Change = Callable[[dict[str, Any]], None]
+Mutant = tuple[str, Callable[..., Iterator[str]], Change]  # its name, the one rule that it breaks, how
 
 
 def member(node: Any, part: str) -> Any:
@@ -36,11 +37,23 @@ def place(found: Any, path: str) -> tuple[Any, str]:
 
 
 def put(path: str, value: Any) -> Change:
-    """The place gets another value; it may be new."""
+    """The place gets another value."""
 
     def change(found: dict[str, Any]) -> None:
         node, last = place(found, path)
-        node[member(node, last) if isinstance(node, list) else last] = value
+        assert node[member(node, last)] != value, "it is that already"
+        node[member(node, last)] = value
+
+    return change
+
+
+def new(path: str, value: Any) -> Change:
+    """A place that did not exist."""
+
+    def change(found: dict[str, Any]) -> None:
+        node, last = place(found, path)
+        assert last not in node, "it exists"
+        node[last] = value
 
     return change
 

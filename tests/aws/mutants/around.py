@@ -1,0 +1,368 @@
+"""Slips in what is around them: the templates' own shape, data, rights, alarms."""
+
+from __future__ import annotations
+
+from rules import access, data, shape, watch
+
+from mutants import Mutant, add, both, container, drop, new, of, put, ref, sub
+
+B = "bridge/"
+
+# But those that something else in the template names, or reads for.
+ALARMS = (
+    "Edge5xxAlarm", "UnhealthyTargetsAlarm", "NoBrokerAlarm", "OutboxAlarm", "ArchiveLagAlarm", "RefusedAlarm",
+    "DiskAlarm", "CertificateAlarm",
+)  # fmt: skip
+
+MUTANTS: list[Mutant] = [
+    # ---- shape
+    (
+        "name-of-33",
+        shape.names_are_those_of_the_stage_and_fit,
+        put(of("KafkaTargetGroup", "Name"), sub("${Environment}-webhooks-kafka-proxy-9096-tcp")),
+    ),
+    (
+        "name-of-33-for-one-stage",
+        shape.names_are_those_of_the_stage_and_fit,
+        put(of("Alb", "Name"), sub("${Environment}-webhooks-alb-${AWS::Region}")),
+    ),
+    ("password-echoed", shape.passwords_are_not_echoed, drop(B + "Parameters/KafkaPassword/NoEcho")),
+    (
+        "neither-nat-nor-endpoints",
+        shape.rule_1_no_nat_needs_endpoints,
+        drop("vpc/Rules/SomeWayToAws"),
+    ),
+    (
+        "sasl-without-a-password",
+        shape.rule_6_what_cannot_work_is_refused_beforehand,
+        drop(B + "Rules/ExternalMode/Assertions/2"),
+    ),
+    (
+        "no-way-to-the-cluster",
+        shape.rule_6_what_cannot_work_is_refused_beforehand,
+        put(B + "Rules/ExternalMode/Assertions/4/Assert/Fn::Or/1", {"Fn::Equals": [ref("KafkaIsPrivate"), "false"]}),
+    ),
+    (
+        "user-named-anonymous",
+        shape.rule_7_names_and_passwords_are_harmless,
+        put(B + "Parameters/KafkaUsername/AllowedPattern", "^[A-Za-z][A-Za-z0-9._-]{0,62}$"),
+    ),
+    (
+        "quote-in-a-password",
+        shape.rule_7_names_and_passwords_are_harmless,
+        put(B + "Parameters/WebhookPassword/AllowedPattern", "^([!-~]{12,128})?$"),
+    ),
+    (
+        "role-without-region",
+        shape.rule_14_one_stack_per_stage_account_and_region,
+        put(of("TaskRole", "RoleName"), sub("${Environment}-webhooks-task")),
+    ),
+    (
+        "domain-too-long-for-a-certificate",
+        shape.rule_19_the_longest_domain_fits_into_a_certificate,
+        put(B + "Parameters/DomainName/MaxLength", 64),
+    ),
+    ("parameter-without-words", shape.every_parameter_explains_itself, drop(B + "Parameters/DomainName/Description")),
+    (
+        "parameter-without-bound",
+        shape.every_parameter_explains_itself,
+        drop(B + "Parameters/BridgeImage/AllowedPattern"),
+    ),
+    (
+        "parameter-in-no-group",
+        shape.every_parameter_explains_itself,
+        drop(B + "Metadata/AWS::CloudFormation::Interface/ParameterGroups/2/Parameters/2"),
+    ),
+    (
+        "row-that-nobody-reads",
+        shape.nothing_is_declared_in_vain,
+        both(*(new(B + f"Mappings/Stage/{stage}/Size", "1") for stage in ("dev", "staging", "prod"))),
+    ),
+    (
+        "reference-under-the-wrong-condition",
+        shape.references_are_never_to_nothing,
+        new(B + "Outputs/Slip", {"Description": "Slip.", "Condition": "FromSnapshot", "Value": ref("KafkaSecret")}),
+    ),
+    (
+        "rule-calls-what-rules-cannot",
+        shape.rules_use_what_rules_may_use,
+        new(
+            B + "Rules/Slip",
+            {"Assertions": [{"Assert": {"Fn::Equals": [{"Fn::Join": ["", ["a"]]}, "a"]}, "AssertDescription": "-"}]},
+        ),
+    ),
+    ("transform", shape.templates_fit_into_cloudformation, new(B + "Transform", "AWS::LanguageExtensions")),
+    (
+        "policy-computed-of-what-is-not-there-yet",
+        shape.templates_fit_into_cloudformation,
+        put(B + "Resources/ConfigSecret/UpdateReplacePolicy", {"Fn::Sub": "Retain"}),
+    ),
+    (
+        "default-that-rules-refuse",
+        shape.every_choice_is_taken,
+        new(
+            B + "Rules/Slip",
+            {"Assertions": [{"Assert": {"Fn::Equals": [ref("AlarmEmail"), ""]}, "AssertDescription": "-"}]},
+        ),
+    ),
+    (
+        "groups-in-a-circle",
+        shape.nothing_waits_for_itself,
+        new(
+            of("KafkaSecurityGroup", "SecurityGroupIngress"),
+            [
+                {
+                    "IpProtocol": "tcp",
+                    "FromPort": 9094,
+                    "ToPort": 9094,
+                    "SourceSecurityGroupId": ref("IngestSecurityGroup"),
+                    "Description": "slip",
+                }
+            ],
+        ),
+    ),
+    ("output-gone", shape.outputs_say_where_things_are, drop(B + "Outputs/DashboardUrl")),
+    (
+        "apostrophe",
+        shape.words_of_security_groups_are_taken,
+        put(of("KafkaSecurityGroup", "GroupDescription"), "Kafka's broker"),
+    ),
+    # ---- data
+    (
+        "database-without-snapshot",
+        data.rule_10_the_database_leaves_a_snapshot,
+        put(B + "Resources/Database/DeletionPolicy", "Delete"),
+    ),
+    (
+        "tags-move",
+        data.rule_4_tags_never_move_and_stay,
+        put(of("BridgeRepository", "ImageTagMutability", "registry"), "MUTABLE"),
+    ),
+    (
+        "old-images-expire",
+        data.rule_4_tags_never_move_and_stay,
+        put(
+            of("KafkaRepository", "LifecyclePolicy/LifecyclePolicyText", "registry"),
+            '{"rules":[{"rulePriority":1,"selection":{"tagStatus":"any","countType":"imageCountMoreThan",'
+            '"countNumber":30},"action":{"type":"expire"}}]}',
+        ),
+    ),
+    (
+        "nfs-in-the-clear",
+        data.rule_5_kafka_keeps_its_files,
+        drop(of("KafkaTask", "Volumes/0/EFSVolumeConfiguration/TransitEncryption")),
+    ),
+    (
+        "subnet-without-mount-target",
+        data.rule_5_kafka_keeps_its_files,
+        put(of("KafkaService", "NetworkConfiguration/AwsvpcConfiguration/Subnets"), ref("PrivateSubnetIds")),
+    ),
+    (
+        "kafka-before-its-mount-target",
+        data.rule_5_kafka_keeps_its_files,
+        put(B + "Resources/KafkaService/DependsOn", ["KafkaListener", "MountTarget1"]),
+    ),
+    (
+        "no-backups",
+        data.rule_10_the_database_leaves_a_snapshot,
+        put(B + "Mappings/Stage/prod/DatabaseBackupDays", 0),
+    ),
+    (
+        "files-go-in-prod",
+        data.rule_10_data_stay_in_prod_and_go_in_dev,
+        put(B + "Resources/FileSystem/DeletionPolicy", "Delete"),
+    ),
+    (
+        "files-stay-in-dev",
+        data.rule_10_data_stay_in_prod_and_go_in_dev,
+        put(B + "Resources/FileSystem/DeletionPolicy", "RetainExceptOnCreate"),
+    ),
+    (
+        "kept-secret-keeps-its-name",
+        data.rule_10_data_stay_in_prod_and_go_in_dev,
+        new(of("ConfigSecret", "Name"), sub("${Environment}-webhooks/config")),
+    ),
+    (
+        "user-beside-a-snapshot",
+        data.rule_10_a_snapshot_brings_its_own_name_and_user,
+        put(of("Database", "MasterUsername"), "bridge"),
+    ),
+    (
+        "connections-for-fewer",
+        data.rule_11_every_task_finds_its_connections,
+        put(B + "Mappings/Stage/dev/DatabaseConnections", "84"),
+    ),
+    (
+        "database-without-tls",
+        data.rule_12_the_database_insists_on_tls,
+        put(of("DatabaseParameters", "Parameters/rds.force_ssl"), "0"),
+    ),
+    (
+        "releases-expire",
+        data.rule_16_releases_do_not_expire,
+        add(
+            of("Artifacts", "LifecycleConfiguration/Rules", "registry"),
+            {"Id": "old", "Status": "Enabled", "ExpirationInDays": 30},
+        ),
+    ),
+    (
+        "artifacts-by-one-name-for-the-world",
+        data.rule_15_templates_have_a_bucket,
+        new(of("Artifacts", "BucketName", "registry"), "kafka-webhook-bridge-artifacts"),
+    ),
+    (
+        "replaced-without-snapshot",
+        data.rule_17_what_is_replaced_is_kept,
+        drop(B + "Resources/Database/UpdateReplacePolicy"),
+    ),
+    (
+        "registry-goes-with-its-stack",
+        data.rule_20_the_shared_registry_outlives_its_stack,
+        put("registry/Resources/KafkaRepository/DeletionPolicy", "Delete"),
+    ),
+    (
+        "bucket-cannot-be-deleted",
+        data.rule_20_what_aws_cannot_empty_stays,
+        put(B + "Resources/AccessLogs/DeletionPolicy", "Delete"),
+    ),
+    ("database-in-the-clear", data.data_at_rest_are_encrypted, drop(of("Database", "StorageEncrypted"))),
+    (
+        "topic-with-the-key-of-aws",
+        data.data_at_rest_are_encrypted,
+        put(of("AlarmTopic", "KmsMasterKeyId"), "alias/aws/sns"),
+    ),
+    # ---- access
+    (
+        "admin-writes-any-secret",
+        access.rule_3_new_passwords_go_below_users_alone,
+        put(
+            of("AdminTaskRole", "Policies/0/PolicyDocument/Statement/0/Resource"),
+            sub(
+                "arn:${AWS::Partition}:secretsmanager:${AWS::Region}:${AWS::AccountId}:secret:${Environment}-webhooks/*"
+            ),
+        ),
+    ),
+    (
+        "one-repository-for-both",
+        access.rule_4_the_images_have_their_repositories,
+        put("registry/Outputs/KafkaRepositoryUri/Value", {"Fn::GetAtt": ["BridgeRepository", "RepositoryUri"]}),
+    ),
+    (
+        "every-cluster-of-msk",
+        access.rule_6_rights_in_msk_are_for_its_cluster,
+        put(
+            of("MskPolicy", "PolicyDocument/Statement/Sid=Cluster/Resource"),
+            sub("arn:${AWS::Partition}:kafka:${AWS::Region}:${AWS::AccountId}:cluster/*"),
+        ),
+    ),
+    (
+        "secret-out-of-reach",
+        access.rule_21_execution_roles_may_start_their_tasks_and_no_more,
+        drop(of("ExecutionRole", "Policies/0/PolicyDocument/Statement/Sid=Secrets/Resource/3")),
+    ),
+    (
+        "kafka-reads-the-database",
+        access.rule_21_execution_roles_may_start_their_tasks_and_no_more,
+        put(
+            of("KafkaExecutionRole", "Policies/0/PolicyDocument/Statement/Sid=Secrets/Resource"),
+            [ref("KafkaSecret"), ref("DatabaseSecret")],
+        ),
+    ),
+    (
+        "role-for-any-account",
+        access.rule_21_roles_are_for_one_service_of_this_account,
+        drop(of("TaskRole", "AssumeRolePolicyDocument/Statement/0/Condition")),
+    ),
+    (
+        "task-lists-buckets",
+        access.rule_21_tasks_have_no_rights_that_they_do_not_use,
+        new(
+            of("TaskRole", "Policies"),
+            [
+                {
+                    "PolicyName": "more",
+                    "PolicyDocument": {
+                        "Statement": [
+                            {
+                                "Effect": "Allow",
+                                "Action": "s3:ListBucket",
+                                "Resource": {"Fn::GetAtt": ["AccessLogs", "Arn"]},
+                            }
+                        ]
+                    },
+                }
+            ],
+        ),
+    ),
+    (
+        "broker-may-only-look",
+        access.rule_21_the_broker_may_mount_its_files,
+        put(
+            of("KafkaTaskRole", "Policies/0/PolicyDocument/Statement/0/Action"),
+            ["elasticfilesystem:ClientMount"],
+        ),
+    ),
+    (
+        "flow-logs-anywhere",
+        access.rule_21_wide_rights_have_reasons,
+        put(of("FlowLogRole", "Policies/0/PolicyDocument/Statement/0/Resource", "vpc"), "*"),
+    ),
+    # ---- watch
+    (
+        "filter-of-another-line",
+        watch.rule_13_status_lines_become_metrics,
+        put(of("RefusedMetric", "FilterPattern"), "{ $.refused_requests = * }"),
+    ),
+    (
+        "all-is-well-by-default",
+        watch.rule_13_status_lines_become_metrics,
+        new(of("OutboxMetric", "MetricTransformations/0/DefaultValue"), 0),
+    ),
+    (
+        "silence-is-fine",
+        watch.rule_13_silence_is_an_alarm,
+        put(of("OutboxAlarm", "TreatMissingData"), "notBreaching"),
+    ),
+    (
+        "alarm-on-a-metric-of-nobody",
+        watch.rule_13_silence_is_an_alarm,
+        put(of("ArchiveLagAlarm", "MetricName"), "ArchiveLagRows"),
+    ),
+    *((f"without-{name}", watch.rule_13_each_alarm_is_there, drop(f"bridge/Resources/{name}")) for name in ALARMS),
+    (
+        "alarm-without-balancer",
+        watch.rule_13_each_alarm_is_there,
+        drop(of("UnhealthyTargetsAlarm", "Dimensions/Name=LoadBalancer")),
+    ),
+    (
+        "broker-undoes-a-deployment",
+        watch.rule_18_only_errors_of_ingest_roll_back,
+        new(
+            of("WorkerService", "DeploymentConfiguration/Alarms"),
+            {"Enable": True, "Rollback": True, "AlarmNames": [ref("OutboxAlarm")]},
+        ),
+    ),
+    (
+        "disk-undoes-a-deployment",
+        watch.rule_18_only_errors_of_ingest_roll_back,
+        put(of("IngestService", "DeploymentConfiguration/Alarms/AlarmNames"), [ref("DiskAlarm")]),
+    ),
+    (
+        "update-watches-the-disk",
+        watch.rule_18_only_errors_of_ingest_roll_back,
+        put(B + "Outputs/Ingest5xxAlarmArn/Value", {"Fn::GetAtt": ["DiskAlarm", "Arn"]}),
+    ),
+    ("alarm-tells-nobody", watch.alarms_reach_somebody, drop(of("CertificateAlarm", "AlarmActions"))),
+    ("log-for-ever", watch.logs_are_kept_for_a_while, drop(of("AdminLogs", "RetentionInDays"))),
+    (
+        "log-to-nobodys-group",
+        watch.logs_are_kept_for_a_while,
+        put(container("WorkerTask", "LogConfiguration/Options/awslogs-group"), sub("/${Environment}-webhooks/migrate")),
+    ),
+    ("insights-off", watch.the_cluster_is_observed, drop(of("Cluster", "ClusterSettings"))),
+    (
+        "dashboard-is-no-json",
+        watch.the_dashboard_shows_what_there_is,
+        put(of("Dashboard", "DashboardBody"), '{"widgets": [}'),
+    ),
+]

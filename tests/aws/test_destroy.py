@@ -1,0 +1,140 @@
+"""`./aws/destroy.sh` as somebody types it: what goes, what stays, and what it says about that."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from scene import DOMAIN, Scene, scene
+
+REGISTRY = "kafka-webhook-bridge-registry"
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with scene(tmp_path_factory.mktemp("destroy")) as found:
+        yield found
+
+
+@pytest.fixture
+def account(shared: Scene) -> Scene:
+    shared.emulator.reset()
+    shared.checkout.restore()
+    shared.zone()
+    return shared
+
+
+def typed(account: Scene, answer: str) -> tuple[int, str]:
+    """destroy.sh on a terminal, and what somebody types there."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        ["./aws/destroy.sh", DOMAIN], cwd=account.checkout.root, env={**account.environ, "TERM": "dumb"},
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    said, answered = b"", False
+    while True:
+        try:
+            more = os.read(ours, 4096)
+        except OSError:  # the terminal's other end is closed
+            break
+        said += more
+        if b"to go on:" in said and not answered:
+            os.write(ours, f"{answer}\n".encode())
+            answered = True
+    os.close(ours)
+    return process.wait(120), said.decode()
+
+
+def test_rule_20_it_asks_on_a_terminal_and_nowhere_else(account: Scene) -> None:
+    account.deploy()
+    said = account.type("destroy", DOMAIN, expect=2)
+    assert "Nobody is here to be asked" in said
+    assert account.emulator.status("dev-webhooks") == "UPDATE_COMPLETE"
+    status, said = typed(account, "prod")
+    assert status == 2, said
+    assert "Nothing was removed" in said
+    assert account.emulator.status("dev-webhooks") == "UPDATE_COMPLETE"
+    status, said = typed(account, "dev")
+    assert status == 0, said
+    assert account.emulator.status("dev-webhooks") == "none"
+    assert account.emulator.status("dev-webhooks-vpc") == "none"
+
+
+def test_rule_20_data_stay_and_are_listed_with_their_cost(account: Scene) -> None:
+    environ = {"ENVIRONMENT": "prod"}
+    account.deploy(**environ)
+    outputs = account.outputs("prod-webhooks")
+    cloudformation = account.emulator.client("cloudformation")
+    found = cloudformation.describe_stacks(StackName="prod-webhooks")["Stacks"][0]
+    assert found["EnableTerminationProtection"] is True
+    logs = account.emulator.client("logs")
+    by_aws = "/aws/ecs/containerinsights/prod-webhooks/application"
+    logs.create_log_group(logGroupName=by_aws)
+    secrets = account.emulator.client("secretsmanager")
+    secrets.create_secret(Name="prod-webhooks/users/partner", SecretString="x")
+
+    said = account.type("destroy", DOMAIN, "--yes")
+    assert account.emulator.status("prod-webhooks") == "none"
+    assert account.emulator.status("prod-webhooks-vpc") == "none"
+    assert account.emulator.status(REGISTRY) == "CREATE_COMPLETE"
+    # The database as a snapshot, the rest as it is (rule 10).
+    snapshots = account.emulator.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
+    assert [row["DBInstanceIdentifier"] for row in snapshots] == ["prod-webhooks-db"]
+    assert f"snapshot {snapshots[0]['DBSnapshotIdentifier']}" in said
+    for output in ("FileSystemId", "ConfigSecretArn", "SourcesSecretArn", "AccessLogsBucket"):
+        assert outputs[output] in said, output
+    assert account.emulator.client("efs").describe_file_systems(FileSystemId=outputs["FileSystemId"])["FileSystems"]
+    assert secrets.get_secret_value(SecretId=outputs["ConfigSecretArn"])["SecretString"]
+    assert "$   1.90" in said  # 20 GB of snapshot
+    # Names that a next deployment needs are free, at once.
+    left = [row["Name"] for row in secrets.list_secrets(IncludePlannedDeletion=True)["SecretList"]]
+    assert sorted(left) == sorted([outputs["ConfigSecretArn"], outputs["SourcesSecretArn"]])
+    # What AWS made by itself does not stay for ever.
+    (group,) = logs.describe_log_groups(logGroupNamePrefix=by_aws)["logGroups"]
+    assert group["retentionInDays"] == 90
+    assert f"log group {by_aws}" in said
+
+    # And again from nothing; the certificate that the stack made went with it.
+    account.deploy(**environ)
+    assert account.emulator.status("prod-webhooks") == "UPDATE_COMPLETE"
+
+
+def test_rule_20_delete_data_leaves_the_registry_alone(account: Scene) -> None:
+    account.deploy(ENVIRONMENT="prod")
+    outputs = account.outputs("prod-webhooks")
+    s3 = account.emulator.client("s3")
+    s3.put_object(Bucket=outputs["AccessLogsBucket"], Key="AWSLogs/x", Body=b"x")
+    account.type("destroy", DOMAIN, "--yes", "--delete-data")
+    assert account.emulator.client("rds").describe_db_snapshots()["DBSnapshots"] == []
+    assert account.emulator.client("efs").describe_file_systems()["FileSystems"] == []
+    secrets = account.emulator.client("secretsmanager")
+    assert secrets.list_secrets(IncludePlannedDeletion=True)["SecretList"] == []
+    buckets = [row["Name"] for row in s3.list_buckets()["Buckets"]]
+    assert buckets == [account.outputs(REGISTRY)["ArtifactsBucket"]]
+    assert "releases/prod-webhooks/" in s3.list_objects_v2(Bucket=buckets[0], Prefix="releases/")["Contents"][0]["Key"]
+    assert len(account.emulator.client("ecr").describe_repositories()["repositories"]) == 2
+
+
+def test_a_given_certificate_stays(account: Scene) -> None:
+    given = account.emulator.client("acm").request_certificate(DomainName=f"*.{DOMAIN}")["CertificateArn"]
+    account.deploy(CERTIFICATE_ARN=given)
+    said = account.type("destroy", DOMAIN, "--yes")
+    assert f"certificate {given} (yours)" in said
+    assert account.emulator.client("acm").describe_certificate(CertificateArn=given)
+
+
+def test_what_cannot_be_removed_is_named_and_the_next_run_goes_on(account: Scene) -> None:
+    account.deploy()
+    account.emulator.faults(Alb__delete="a listener is in use")
+    said = account.type("destroy", DOMAIN, "--yes", expect=1)
+    assert "Alb (AWS::ElasticLoadBalancingV2::LoadBalancer): DELETE_FAILED  a listener is in use" in said
+    assert "dev-webhooks could not be removed: DELETE_FAILED" in said
+    account.emulator.faults()
+    account.type("destroy", DOMAIN, "--yes")
+    assert account.emulator.status("dev-webhooks") == "none"
+    assert "No stage in account" in account.type("destroy", DOMAIN, "--yes", expect=2)
+    assert "There is no stack dev-webhooks" in account.type("destroy", DOMAIN, "--yes", expect=2, ENVIRONMENT="dev")
