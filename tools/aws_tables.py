@@ -8,19 +8,20 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "aws"))
 
-from deployment import arguments, costs  # noqa: E402
 from deployment.parameters import OWN  # noqa: E402
 from deployment.templates import load  # noqa: E402
+
+from deployment import arguments, costs  # noqa: E402
 from tables import fill, places, table  # noqa: E402
 
 STAGES = arguments.STAGES
+TEMPLATES = {name: load(name) for name in ("vpc", "bridge")}
 
 
 def pages() -> dict[Path, str]:
@@ -59,7 +60,7 @@ def _howtos() -> list[Path]:
 
 
 def _parameters(name: str, level: str) -> Iterator[str]:
-    document = load(name).document
+    document = TEMPLATES[name].document
     for group in document["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]:
         yield from (f"{level} {group['Label']['default']}", "")
         rows = ((one, document["Parameters"][one]) for one in group["Parameters"])
@@ -103,7 +104,7 @@ def _outputs() -> Iterator[str]:
         "HasConsole": "with a console", "SingleKafka": "`KafkaMode` single",
         "PasswordOfTheStack": "the bridge logs in by a password of the stack",
     }  # fmt: skip
-    rows = load("bridge").document["Outputs"].items()
+    rows = TEMPLATES["bridge"].document["Outputs"].items()
     yield from table(
         ("output", "what it is", "when"),
         ((f"`{name}`", _shown(row["Description"]), when.get(row.get("Condition"), "")) for name, row in rows),
@@ -125,20 +126,29 @@ _ROWS = {
     "DatabaseConnectionsAlarm": "connections that set the alarm off",
     "LogDays": "days that logs are kept",
     "Protect": "database and load balancers are protected from deletion",
-    "Keep": "file system, configuration and sources when the stack is deleted",
 }
-_WORDS = {"true": "yes", "false": "no", "RetainExceptOnCreate": "stay", "Delete": "go"}
+_WORDS = {"true": "yes", "false": "no"}
+_FATES = {"RetainExceptOnCreate": "stay", "Delete": "go"}
 
 
 def _stages() -> Iterator[str]:
-    rows = load("bridge").mapping("Stage")
+    rows, document = TEMPLATES["bridge"].mapping("Stage"), TEMPLATES["bridge"].document
+    condition, kept, gone = document["Resources"]["FileSystem"]["DeletionPolicy"]  # !If
+    _, keeping = document["Conditions"][condition]  # !Equals [!Ref Environment, …]
+    fates = [_FATES[kept if stage == keeping else gone] for stage in STAGES]
     assert all(set(row) == set(_ROWS) for row in rows.values()), "a row of the mapping Stage has no words here"
 
     def cell(stage: str, key: str) -> str:
         value = str(rows[stage][key])
         return _WORDS.get(value, value)
 
-    yield from table(("", *STAGES), ((words, *(cell(stage, key) for stage in STAGES)) for key, words in _ROWS.items()))
+    yield from table(
+        ("", *STAGES),
+        [
+            *((words, *(cell(stage, key) for stage in STAGES)) for key, words in _ROWS.items()),
+            ("file system, configuration and sources when the stack is deleted", *fates),
+        ],
+    )
 
 
 # ── alarms ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -150,7 +160,7 @@ _STAGE = "${Environment}-webhooks-"
 
 def alarms() -> dict[str, dict[str, Any]]:
     """Name without the stage → properties, in the order of the template."""
-    resources = load("bridge").document["Resources"].values()
+    resources = TEMPLATES["bridge"].document["Resources"].values()
     found = [row["Properties"] for row in resources if row["Type"] == "AWS::CloudWatch::Alarm"]
     return {row["AlarmName"].removeprefix(_STAGE): row for row in found}
 
@@ -176,7 +186,7 @@ def _condition(row: Mapping[str, Any]) -> str:
 def _threshold(row: Mapping[str, Any]) -> str:
     value = row["Threshold"]
     if isinstance(value, list):  # !FindInMap [Stage, !Ref Environment, …]
-        stages = load("bridge").mapping("Stage")
+        stages = TEMPLATES["bridge"].mapping("Stage")
         return " / ".join(str(stages[stage][value[2]]) for stage in STAGES)
     number = int(value)
     return f"{number >> 30} GiB" if number >= 1 << 30 else str(number)
@@ -185,14 +195,15 @@ def _threshold(row: Mapping[str, Any]) -> str:
 # ── costs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@cache
 def _estimates(*more: str) -> dict[str, list[costs.Line]]:
     """Stage → lines of a month with the templates' defaults; `more` are parameters that differ, as Name=value."""
     defaults = {
-        name: str(row.get("Default", "")) for which in ("vpc", "bridge") for name, row in load(which).parameters.items()
+        name: str(row.get("Default", ""))
+        for which in ("vpc", "bridge")
+        for name, row in TEMPLATES[which].parameters.items()
     }
     given = {**defaults, **dict(one.split("=", 1) for one in more)}
-    stages = load("bridge").mapping("Stage")
+    stages = TEMPLATES["bridge"].mapping("Stage")
     return {stage: costs.estimate(given, stages[stage], given) for stage in STAGES}
 
 
