@@ -138,7 +138,6 @@ def test_what_is_left_out_is_in_the_schemas() -> None:
         ("ecs:UpdateService", "service/dev-webhooks/dev-webhooks-ingest", {}),
         ("ecs:RunTask", "task-definition/dev-webhooks-admin:3", {}),
         ("ecs:DescribeTasks", "task/dev-webhooks/0f1e", {}),
-        ("ecs:RegisterTaskDefinition", "*", {}),
         ("elasticloadbalancing:CreateLoadBalancer", "loadbalancer/app/dev-webhooks-alb/*", {}),
         ("elasticloadbalancing:CreateRule", "listener/app/dev-webhooks-alb/0f/1e", {}),
         ("elasticloadbalancing:DeleteTargetGroup", "targetgroup/dev-webhooks-kafka-9096/0f", {}),
@@ -147,7 +146,6 @@ def test_what_is_left_out_is_in_the_schemas() -> None:
         ("rds:CreateDBInstance", "pg:dev-webhooks-databaseparameters-1a2b3c", {}),
         ("rds:CreateDBInstance", "og:default:postgres-18", {}),
         ("rds:CreateDBSnapshot", "snapshot:dev-webhooks-snapshot-database-1a2b3c", {}),
-        ("elasticfilesystem:CreateFileSystem", "*", {}),
         ("elasticfilesystem:TagResource", "file-system/*", NEW),
         ("elasticfilesystem:DeleteFileSystem", "file-system/fs-0f1e", OURS),
         ("iam:CreateRole", "arn:aws:iam::123456789012:role/dev-webhooks-execution-eu-central-1", {}),
@@ -173,6 +171,21 @@ def test_what_is_left_out_is_in_the_schemas() -> None:
 )  # fmt: skip
 def test_what_the_templates_name_is_within_reach(action: str, resource: str, context: dict[str, str]) -> None:
     assert allows(action, arn(action, resource), context)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        "acm:RequestCertificate", "application-autoscaling:RegisterScalableTarget", "cloudwatch:DescribeAlarms",
+        "ec2:CreateVpc", "ecr:GetAuthorizationToken", "ecs:DeregisterTaskDefinition", "ecs:DescribeTaskDefinition",
+        "ecs:RegisterTaskDefinition", "elasticfilesystem:CreateFileSystem", "elasticloadbalancing:DescribeTargetHealth",
+        "iam:ListRoles", "logs:DescribeLogGroups", "rds:DescribeDBInstances", "route53:ListHostedZonesByName",
+        "secretsmanager:GetRandomPassword", "secretsmanager:ListSecrets", "servicediscovery:CreatePrivateDnsNamespace",
+        "sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes", "sns:Unsubscribe",
+    ],
+)  # fmt: skip
+def test_what_aws_knows_without_a_resource_is_allowed_without_one(action: str) -> None:
+    assert allows(action, "*")
 
 
 @pytest.mark.parametrize(

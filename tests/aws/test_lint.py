@@ -20,7 +20,7 @@ NOT_RUN = 3  # of tools/check_templates.py
 REASON_LETTERS_MIN = 15
 
 
-def cfn_lint(*files: Path) -> subprocess.CompletedProcess[str]:
+def cfn_lint(*files: Path, regions: tuple[str, ...] = REGIONS[:1]) -> subprocess.CompletedProcess[str]:
     """Errors and warnings; I3011 besides, which says that nothing is deleted by a default."""
     command = [
         sys.executable,
@@ -56,7 +56,7 @@ def mutant(folder: Path, old: str, new: str) -> Path:
 
 
 def test_cfn_lint_finds_nothing() -> None:
-    done = cfn_lint(*TEMPLATES)
+    done = cfn_lint(*TEMPLATES, regions=REGIONS)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
