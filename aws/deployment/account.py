@@ -15,6 +15,7 @@ from deployment.errors import Refused
 ROLES = (
     "ecs.amazonaws.com",
     "ecs.application-autoscaling.amazonaws.com",
+    "elasticfilesystem.amazonaws.com",
     "elasticloadbalancing.amazonaws.com",
     "rds.amazonaws.com",
 )

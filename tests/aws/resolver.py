@@ -259,7 +259,8 @@ class _Resolver:
         self.exists(name)
         return f"<{name}>"
 
-    def getatt(self, way: list[Any]) -> str:
+    def getatt(self, way: list[Any] | str) -> str:
+        way = way.split(".", 1) if isinstance(way, str) else way
         self.exists(way[0])
         return f"<{way[0]}.{text(self.value(way[1]))}>"
 
@@ -419,7 +420,8 @@ def _references(node: Any, guard: tuple[tuple[str, bool], ...]) -> Iterator[tupl
     elif "Ref" in node:
         yield node["Ref"], guard
     elif "Fn::GetAtt" in node:
-        yield node["Fn::GetAtt"][0], guard
+        way = node["Fn::GetAtt"]
+        yield way.split(".")[0] if isinstance(way, str) else way[0], guard
     elif "Fn::Sub" in node:
         pattern, own = (node["Fn::Sub"], {}) if isinstance(node["Fn::Sub"], str) else node["Fn::Sub"]
         for literal, name in VARIABLE.findall(pattern):

@@ -36,6 +36,7 @@ def value(text: str, **parameters: str) -> Any:
         ("!Ref Ports", ["1", "2"]),
         ("!Ref Always", "<Always>"),
         ("!GetAtt Always.Arn", "<Always.Arn>"),
+        ("{'Fn::GetAtt': Always.Arn}", "<Always.Arn>"),
         ("{'Fn::GetAtt': [Always, Endpoint.Address]}", "<Always.Endpoint.Address>"),
         ("!Sub '${Name}-${Always}-${Always.Arn}-${!kept}'", "a-<Always>-<Always.Arn>-${kept}"),
         ("!Sub ['${x}${Name}', {x: !Ref Count}]", "3a"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from rules import OF_TEMPLATES, RULES, judged
+from rules import OF_TEMPLATES, RULES, access, judged
 from world import CHOICES, KAFKAS, NATS, STAGES, Scene, scenes, templates, world
 
 SCENES = tuple(scenes())
@@ -153,6 +153,12 @@ def test_rule_20_what_stays(rule: Rule) -> None:
 @pytest.mark.parametrize("rule", of(21))
 def test_rule_21_what_no_emulator_proves(rule: Rule) -> None:
     holds(rule)
+
+
+@pytest.mark.parametrize("action", sorted(access.WIDE))
+def test_rule_21_every_reason_for_a_wide_right_is_needed(action: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(access.WIDE, action)
+    assert any(judged(access.rule_21_wide_rights_have_reasons, world(one)) for one in SCENES)
 
 
 @pytest.mark.parametrize("rule", of(0))

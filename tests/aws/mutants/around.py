@@ -15,6 +15,49 @@ ALARMS = (
 )  # fmt: skip
 
 MUTANTS: list[Mutant] = [
+    ("service-in-the-default-cluster", watch.the_cluster_is_observed, drop(of("WorkerService", "Cluster"))),
+    ("insights-before-their-log", watch.logs_are_kept_for_a_while, drop(B + "Resources/Cluster/DependsOn")),
+    (
+        "disk-full-is-fine",
+        watch.alarms_look_the_right_way,
+        put(of("DiskAlarm", "ComparisonOperator"), "GreaterThanThreshold"),
+    ),
+    ("alarm-at-no-number", watch.alarms_look_the_right_way, drop(of("OutboxAlarm", "Threshold"))),
+    (
+        "errors-of-the-console-too",
+        watch.rule_18_only_errors_of_ingest_roll_back,
+        drop(of("Ingest5xxAlarm", "Dimensions/Name=TargetGroup")),
+    ),
+    (
+        "punctuation-in-passwords",
+        data.rule_7_generated_passwords_are_harmless,
+        put(of("DatabaseSecret", "GenerateSecretString/ExcludePunctuation"), False),
+    ),
+    (
+        "secret-without-a-version",
+        data.rule_7_generated_passwords_are_harmless,
+        drop(of("SourcesSecret", "SecretString")),
+    ),
+    (
+        "database-without-password",
+        data.rule_12_the_database_takes_the_password_that_tasks_are_given,
+        drop(of("Database", "MasterUserPassword")),
+    ),
+    (
+        "configuration-lost-when-replaced",
+        data.rule_17_what_is_replaced_is_kept,
+        drop(B + "Resources/ConfigSecret/UpdateReplacePolicy"),
+    ),
+    (
+        "holes-unseen",
+        data.rule_4_tags_never_move_and_stay,
+        drop(of("KafkaRepository", "ImageScanningConfiguration", "registry")),
+    ),
+    (
+        "balancer-deleted-by-a-slip",
+        data.rule_20_what_aws_cannot_empty_stays,
+        drop(of("Nlb", "LoadBalancerAttributes/Key=deletion_protection.enabled")),
+    ),
     # ---- shape
     (
         "name-of-33",
@@ -81,7 +124,7 @@ MUTANTS: list[Mutant] = [
     (
         "reference-under-the-wrong-condition",
         shape.references_are_never_to_nothing,
-        new(B + "Outputs/Slip", {"Description": "Slip.", "Condition": "FromSnapshot", "Value": ref("KafkaSecret")}),
+        new(B + "Outputs/Slip", {"Description": "Slip.", "Condition": "HasZone", "Value": ref("KafkaSecret")}),
     ),
     (
         "rule-calls-what-rules-cannot",
@@ -225,6 +268,19 @@ MUTANTS: list[Mutant] = [
         data.rule_20_what_aws_cannot_empty_stays,
         put(B + "Resources/AccessLogs/DeletionPolicy", "Delete"),
     ),
+    (
+        "denied-to-those-with-tls",
+        data.data_at_rest_are_encrypted,
+        put(
+            of("ArtifactsPolicy", "PolicyDocument/Statement/0/Condition/Bool/aws:SecureTransport", "registry"),
+            "true",
+        ),
+    ),
+    (
+        "files-denied-to-those-with-tls",
+        data.data_at_rest_are_encrypted,
+        put(of("FileSystem", "FileSystemPolicy/Statement/0/Condition/Bool/aws:SecureTransport"), "true"),
+    ),
     ("database-in-the-clear", data.data_at_rest_are_encrypted, drop(of("Database", "StorageEncrypted"))),
     (
         "topic-with-the-key-of-aws",
@@ -232,6 +288,11 @@ MUTANTS: list[Mutant] = [
         put(of("AlarmTopic", "KmsMasterKeyId"), "alias/aws/sns"),
     ),
     # ---- access
+    (
+        "admin-reads-passwords",
+        access.rule_3_new_passwords_go_below_users_alone,
+        add(of("AdminTaskRole", "Policies/0/PolicyDocument/Statement/0/Action"), "secretsmanager:GetSecretValue"),
+    ),
     (
         "admin-writes-any-secret",
         access.rule_3_new_passwords_go_below_users_alone,

@@ -18,7 +18,6 @@ WIDE = {
     "kms:Decrypt": "the key of somebody else's secret is not known; the condition names the secret",
     "kafka-cluster:*": "topics and groups of the one cluster have names of their own",
     "secretsmanager:*": "one secret for each outside user, below the stage's own prefix",
-    "logs:*": "the streams of one group",
 }
 USERS = "arn:aws:secretsmanager:ap-southeast-1:123456789012:secret:{prefix}/users/*"
 
@@ -62,9 +61,12 @@ def grants(stack: Stack) -> list[Grant]:
     ]
 
 
+def grants_of(stack: Stack, role: Resource | None) -> list[Grant]:
+    return [one for one in grants(stack) if role is not None and one.role == role.id]
+
+
 def of_role(world: World, arn: Any) -> list[Grant]:
-    role = world.bridge.at(arn)
-    return [one for one in grants(world.bridge) if role is not None and one.role == role.id]
+    return grants_of(world.bridge, world.bridge.at(arn))
 
 
 def may(several: list[Grant], action: str, resource: str) -> bool:
@@ -78,6 +80,8 @@ def rule_3_new_passwords_go_below_users_alone(world: World) -> Iterator[str]:
     for action in ("CreateSecret", "PutSecretValue"):
         if not may(found, f"secretsmanager:{action}", users.replace("*", "partner-AbCdEf")):
             yield f"admin may not {action} {users}"
+    if may(found, "secretsmanager:GetSecretValue", users.replace("*", "partner-AbCdEf")):
+        yield "admin may read the passwords of users"
     for role, task in world.tasks.items():
         for one in of_role(world, task.get("TaskRoleArn")):
             if any(action.startswith(("secretsmanager:", "*")) for action in one.actions) and (

@@ -83,12 +83,9 @@ def every_parameter_explains_itself(found: Templates) -> Iterator[str]:
                 "|" in pattern and not re.fullmatch(r"\^\(.*\)\??\$|\^[^|()]*\(.*\)[^|()]*\$", pattern)
             ):
                 yield f"{name}: {parameter}'s pattern is open at an end"
-            if "Default" in at and (
-                wrong := [
-                    one for one in unfit(template, {}) if one.startswith(f"{parameter}: ") and "not given" not in one
-                ]
-            ):
-                yield f"{name}: its own default does not fit, {wrong[0]}"
+        for wrong in unfit(template, {}):
+            if not wrong.endswith(": not given"):
+                yield f"{name}: its own default does not fit, {wrong}"
     if lost := ORIGINAL - found["bridge"]["Parameters"].keys():
         yield f"bridge: the strategy's {sorted(lost)} are gone"
 
@@ -143,13 +140,16 @@ def rule_7_names_and_passwords_are_harmless(found: Templates) -> Iterator[str]:
         ("KafkaUsername", name, names), ("KafkaPassword", password, words), ("WebhookPassword", password, words),
     ):  # fmt: skip
         for value in values:
-            fits = not [one for one in unfit(template, {parameter: value}) if one.startswith(f"{parameter}: ")]
-            if fits != bool(pattern.fullmatch(value)):
+            if (fits := takes(template, parameter, value)) != bool(pattern.fullmatch(value)):
                 yield f"{parameter} takes {value!r}" if fits else f"{parameter} refuses {value!r}"
     for parameter in ("WebhookUsername", "ConsoleUsername"):
         for value in ("a:b", 'a"b', "a\\b", "", "a b"):
-            if not [one for one in unfit(template, {parameter: value}) if one.startswith(f"{parameter}: ")]:
+            if takes(template, parameter, value):
                 yield f"{parameter} takes {value!r}"
+
+
+def takes(template: Template, parameter: str, value: str) -> bool:
+    return not unfit({"Parameters": {parameter: template["Parameters"][parameter]}}, {parameter: value})
 
 
 def references_are_never_to_nothing(found: Templates) -> Iterator[str]:
@@ -160,15 +160,15 @@ def references_are_never_to_nothing(found: Templates) -> Iterator[str]:
 def nothing_is_declared_in_vain(found: Templates) -> Iterator[str]:
     """A parameter, a condition or a row of a mapping that nobody reads is a promise that nobody keeps."""
     for name, template in found.items():
-        reading = ("Rules", "Conditions", "Resources", "Outputs")
-        used = set(strings({key: template.get(key, {}) for key in reading}))
+        parts = {key: set(strings(template.get(key, {}))) for key in ("Rules", "Conditions", "Resources", "Outputs")}
+        used = set().union(*parts.values())
         spoken = " ".join(used)
         for parameter in template.get("Parameters", {}):
             if parameter not in used and f"${{{parameter}}}" not in spoken:
                 yield f"{name}: nobody reads the parameter {parameter}"
         conditions = template.get("Conditions", {})
         asked = {key: set(strings(one)) for key, one in conditions.items()}
-        outside = set(strings([template["Resources"], template.get("Outputs", {})]))
+        outside = parts["Resources"] | parts["Outputs"]
         for condition in conditions:
             if condition not in outside.union(*(asked[other] for other in conditions if other != condition)):
                 yield f"{name}: nobody asks for the condition {condition}"
@@ -216,6 +216,9 @@ def templates_fit_into_cloudformation(found: Templates) -> Iterator[str]:
             for one, at in template["Resources"].items():
                 if strange := set(functions(at.get(policy))) - {"Fn::If", "Fn::FindInMap", "Ref"}:
                     yield f"{name}: {policy} of {one} is computed by {sorted(strange)}"
+        for one, at in template["Resources"].items():
+            if "RetainExceptOnCreate" in strings(at.get("UpdateReplacePolicy", "")):
+                yield f"{name}: {one} cannot be replaced with RetainExceptOnCreate"
         for output, at in template.get("Outputs", {}).items():
             if not at.get("Description"):
                 yield f"{name}: {output} says nothing of itself"
