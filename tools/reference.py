@@ -1,5 +1,7 @@
 """Writes docs/reference: what the code itself knows about its settings, errors, metrics, commands and formats.
 
+The tables in the pages about AWS, which aws_tables.py makes of the templates, are written with them.
+
     python tools/reference.py           write the pages            (make docs)
     python tools/reference.py --check   name those that are stale   exit 1 (make lint, tests/docs)
 
@@ -12,12 +14,13 @@ from __future__ import annotations
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, SecretStr
 
+import aws_tables
 from kafka_webhook_bridge import cli, errors, settings
 from kafka_webhook_bridge.errors import KwbError, Refusal
 from kafka_webhook_bridge.event import Event, Request
@@ -26,6 +29,7 @@ from kafka_webhook_bridge.observability import metrics
 from kafka_webhook_bridge.sources import keys, model
 from kafka_webhook_bridge.sources.config import load_sources
 from kafka_webhook_bridge.sources.source import NAME, Format
+from tables import table
 
 FOLDER = Path(__file__).parents[1] / "docs/reference"
 _MADE_BY = "<!-- Made by tools/reference.py (`make docs`); changes here are lost. -->"
@@ -41,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
         (FOLDER / name).write_text(text, encoding="utf-8")
+    for path, text in aws_tables.pages().items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 
@@ -64,7 +70,7 @@ def stale() -> list[str]:
         path = FOLDER / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             found.append(f"docs/reference/{name}: not what the code says; run `make docs`")
-    return found
+    return found + aws_tables.stale()
 
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -81,7 +87,7 @@ def settings_page() -> str:
     rows = settings.rows()
     for room, cls in settings.ROOMS.items():
         lines += [f"## {room}", "", inspect.getdoc(cls) or "", ""]
-        lines += _table(
+        lines += table(
             ("variable", "default", "value", "what it is"),
             ((f"`{r.env}`", _default(r), _value(r), r.sentence) for r in rows if r.room == room),
         )
@@ -143,7 +149,7 @@ def errors_page() -> str:
         "*closes*: the connection ends after the answer. *retry*: the answer has `Retry-After`, with jitter.",
         "",
     ]
-    lines += _table(
+    lines += table(
         ("code", "status", "what the sender reads", "what the operator does", ""),
         (
             (f"`{r.code}`", f"{r.status} {r.title}", r.detail, r.hint, _manner(r))
@@ -158,7 +164,7 @@ def errors_page() -> str:
         "after Ctrl-C, 141 when nobody reads its output any more.",
         "",
     ]
-    lines += _table(
+    lines += table(
         ("code", "exit", "when"),
         ((f"`{cls.code}`", str(cls.exit_code), _first_line(cls)) for cls in _tree(KwbError)),
     )
@@ -192,7 +198,7 @@ def metrics_page() -> str:
     ):
         lines += [f"## {heading}", ""]
         rows = ((name, metrics.TABLE[name]) for name in names)
-        lines += _table(
+        lines += table(
             ("name", "labels", "what it counts"),
             ((f"`{name}`", ", ".join(f"`{label}`" for label in row.labels), row.sentence) for name, row in rows),
         )
@@ -200,13 +206,11 @@ def metrics_page() -> str:
             bounds = sorted({bucket for row in metrics.TABLE.values() for bucket in row.buckets_seconds})
             lines += [f"Buckets in seconds: {', '.join(f'{bound:g}' for bound in bounds)}.", ""]
     lines += ["## Processes", "", "One series per process, label `process`.", ""]
-    lines += _table(
+    lines += table(
         ("name", "what it is"), ((f"`{name}`", sentence) for name, sentence in metrics.PROCESS_TABLE.items())
     )
     lines += ["## Labels", ""]
-    lines += _table(
-        ("label", "values"), ((f"`{label}`", _label(label, kind)) for label, kind in _hints(metrics.Labels))
-    )
+    lines += table(("label", "values"), ((f"`{label}`", _label(label, kind)) for label, kind in _hints(metrics.Labels)))
     lines += [
         f"Requests without a known source count as `{metrics.UNKNOWN_SOURCE}`; values beyond a bound as "
         f"`{metrics.OTHER}`.",
@@ -258,7 +262,7 @@ def _command(command: Any, path: list[str]) -> list[str]:
     lines += [inspect.cleandoc(command.help or "").replace("\f", ""), ""]
     lines += ["```", " ".join(word for word in words if word), "```", ""]
     if arguments or options:
-        lines += _table(
+        lines += table(
             ("", "default", "what it is"),
             [(f"`{_argument(p)}`", "", p.help or "") for p in arguments]
             + [(_option(p), _option_default(p), p.help or "") for p in options],
@@ -337,7 +341,7 @@ def example() -> str:
 
 def _fields(cls: type[BaseModel]) -> list[str]:
     schema = cls.model_json_schema()
-    return _table(
+    return table(
         ("key", "default", "value", "what it is"),
         (
             (f"`{name}`", _field_default(row.get("default")), _field_value(row), row.get("description", ""))
@@ -399,7 +403,7 @@ def headers_page() -> str:
         "those of the request.",
     )
     lines += ["## Value", ""]
-    lines += _table(
+    lines += table(
         ("format", "value", "content-type"),
         (
             ("`raw` (default)", "the body, byte for byte; CloudEvents 1.0 binary mode in the headers", "the request's"),
@@ -414,7 +418,7 @@ def headers_page() -> str:
         "## Headers that the bridge sets",
         "",
     ]
-    lines += _table(("header", "value"), ((f"`{name}`", sentence) for name, sentence in HEADERS.items()))
+    lines += table(("header", "value"), ((f"`{name}`", sentence) for name, sentence in HEADERS.items()))
     lines += [
         "A sender cannot set any of these: names that begin with "
         + ", ".join(f"`{name}`" for name in headers.RESERVED)
@@ -476,16 +480,6 @@ def example_record(fmt: str, *, everything: bool = False) -> tuple[bytes, list[t
 
 def _head(title: str, *paragraphs: str) -> list[str]:
     return [_MADE_BY, "", f"# {title}", "", *(line for text in paragraphs for line in (text, ""))]
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [_row(columns), "|" + "---|" * len(columns)]
-    return [*lines, *map(_row, rows), ""]
-
-
-def _row(cells: Iterable[str]) -> str:
-    escape: Callable[[str], str] = lambda cell: cell.replace("\\|", "|").replace("|", "\\|")  # noqa: E731
-    return "| " + " | ".join(map(escape, cells)) + " |"
 
 
 def _first_line(thing: object) -> str:

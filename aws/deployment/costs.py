@@ -32,7 +32,7 @@ TASKS = {"ingest": (0.5, 1.0), "worker": (0.5, 1.0), "console": (0.25, 0.5), "ka
 RETENTION_HOURS = 72.0  # of topics on the single broker
 ENDPOINTS = 4  # ecr.api, ecr.dkr, logs, secretsmanager
 ZONES = 2
-SECRETS, ALARMS = 6, 11
+SECRETS, ALARMS = 6, 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,14 +45,14 @@ class Template:
     text: str
 
     @cached_property
-    def _document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, Any]:
         document = yaml.load(self.text, _Loader)  # noqa: S506  # a SafeLoader
         assert isinstance(document, dict)
         return document
 
     @property
     def parameters(self) -> dict[str, dict[str, Any]]:
-        return self._document.get("Parameters") or {}
+        return self.document.get("Parameters") or {}
 
     @property
     def secret_parameters(self) -> frozenset[str]:
@@ -60,7 +60,7 @@ class Template:
         return frozenset(name for name, row in self.parameters.items() if str(row.get("NoEcho", "")).lower() == "true")
 
     def mapping(self, name: str) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = (self._document.get("Mappings") or {}).get(name, {})
+        found: dict[str, dict[str, Any]] = (self.document.get("Mappings") or {}).get(name, {})
         return found
 
 

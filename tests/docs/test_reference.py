@@ -9,7 +9,9 @@ from typing import get_args
 
 import pytest
 
+import aws_tables
 import reference
+import tables
 from kafka_webhook_bridge import cli, errors, settings
 from kafka_webhook_bridge.formats import headers
 from kafka_webhook_bridge.observability import metrics
@@ -23,6 +25,17 @@ def test_page_is_what_the_code_says(name: str) -> None:
     path = reference.FOLDER / name
     assert path.exists(), "run `make docs`"
     assert path.read_text(encoding="utf-8") == reference.pages()[name], "run `make docs`"
+
+
+def test_the_tables_of_the_pages_about_aws_are_what_the_templates_say() -> None:
+    assert aws_tables.stale() == [], "run `make docs`"
+
+
+def test_a_place_that_nobody_fills_is_an_error() -> None:
+    page = "a\n<!-- made by `make docs`: costs -->\nold\n<!-- end -->\nb\n"
+    assert tables.fill(page, {"costs": ["| new |", ""]}) == page.replace("old\n", "\n| new |\n\n")
+    with pytest.raises(KeyError):
+        tables.fill(page, {})
 
 
 def test_every_setting_has_a_row() -> None:
@@ -93,9 +106,21 @@ def _a_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "load", load)
 
 
+def _a_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = aws_tables.TEMPLATES["bridge"]
+    changed = real.text.replace("Default: 29095", "Default: 29096")
+    monkeypatch.setitem(aws_tables.TEMPLATES, "bridge", dataclasses.replace(real, text=changed))
+
+
+def _a_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aws_tables.costs, "NAT", 0.5)
+
+
 @pytest.mark.parametrize(
     ("change", "page"),
     [
+        (_a_template, "aws/README.md"),
+        (_a_price, "aws-costs.md"),
         (_a_setting, "settings.md"),
         (_a_refusal, "errors.md"),
         (_a_metric, "metrics.md"),

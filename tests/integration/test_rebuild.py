@@ -248,6 +248,22 @@ def test_only_as_far_back_as_is_asked_for(world: World) -> None:
     assert len(there) == 5
 
 
+@pytest.mark.parametrize("ever", [True, False], ids=["all-older", "never-one"])
+def test_a_lost_topic_without_an_event_to_write_is_made_empty(world: World, ever: bool) -> None:
+    """The bridge does not make what it had seen, so without this its sources would wait for ever."""
+    topic = f"{world.topic}-quiet"
+    older = row(now_ms() - 86_400_000, topic=topic if ever else "other", partition=1, offset=7)
+    fill(world.environ["DATABASE_URL"], older)
+    asyncio.run(
+        world.fetch("INSERT INTO topics (name, topic_id, made_by) VALUES ($1, $2, 'source')", topic, uuid.uuid4())
+    )
+    done = rebuild(world, topic, "--since", "1h")
+    assert (done["state"], done["passed"]) == ("done", 0)
+    assert {*map(len, records(world, topic).values())} == {0}
+    known = asyncio.run(world.fetch("SELECT topic_id FROM topics WHERE name = $1", topic))[0][0]
+    assert str(known) == str(uuid.UUID(world.admin.topic_ids([topic])[topic]))
+
+
 def test_events_that_wait_in_the_outbox_are_left_to_it(world: World) -> None:
     topic = f"{world.topic}-some"
     nowhere = {"topic_id": None, "partition": None, "offset": None}

@@ -24,7 +24,7 @@ from kafka_webhook_bridge.kafka.writer import BY_KEY
 from kafka_webhook_bridge.observability.failpoints import failpoint
 from kafka_webhook_bridge.settings import Settings
 from kafka_webhook_bridge.store import Store, rebuilds
-from kafka_webhook_bridge.store.coordination import record_topic
+from kafka_webhook_bridge.store.coordination import has_existed, record_topic
 from kafka_webhook_bridge.store.rebuilds import Contents, Run
 from kafka_webhook_bridge.store.replays import Listed, Replay, Step, Target
 
@@ -44,13 +44,15 @@ class Plan:
 async def plan(settings: Settings, store: Store, topic: str, since: datetime | None) -> Plan:
     """`since` leaves older events out; what is gone on with stays as it was begun.
 
-    Raises ReplayError when the topic is not lost, or when the archive has nothing of it."""
+    A topic that was there and of which nothing is to be written is made anew without a record: nobody else makes it.
+
+    Raises ReplayError when the topic is not lost, or when nobody here knows it."""
     unfinished = await rebuilds.unfinished(store, topic)
     found = await rebuilds.contents(store, topic, since)
     lost = partial(_lost, Admin(settings.kafka, client_id="kwb-rebuild-admin"), topic, found.partitions)
     if unfinished is not None:
         return Plan(topic, since, found, unfinished, lost)
-    if not found.events:
+    if not found.events and not await has_existed(store, topic):
         raise ReplayError(
             f"The archive has no event that was in the topic {topic}.",
             hint="`kwb events search` shows what there is. What waits in the outbox is sent by the bridge itself once "

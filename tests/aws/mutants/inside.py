@@ -155,6 +155,11 @@ MUTANTS: list[Mutant] = [
         add(container("KafkaTask", "Environment"), variable("KAFKA_BROKER_SESSION_TIMEOUT_MS", "3000")),
     ),
     (
+        "topics-outlive-their-disk",
+        kafka.rule_5_topics_of_the_bridge_go_when_the_brokers_would,
+        drop(container("WorkerTask", "Environment/8", 1)),  # the one beside KWB_BRIDGE_OWN_BROKER
+    ),
+    (
         "topics-appear-by-themselves",
         kafka.rule_5_the_broker_is_otherwise_that_of_compose,
         put(container("KafkaTask", "Environment/Name=KAFKA_AUTO_CREATE_TOPICS_ENABLE/Value"), "true"),

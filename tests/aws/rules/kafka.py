@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 
 import yaml
-from world import DOMAIN, ROOT, World, environment, pairs, secrets
+from world import BRIDGES, DOMAIN, ROOT, World, environment, pairs, secrets
 
 # What differs from compose.yaml, each judged below.
 OWN = {
@@ -59,6 +59,15 @@ def rule_5_the_broker_suits_its_file_system(world: World) -> Iterator[str]:
     mounts = {one["ContainerPath"] for one in world.container("kafka").get("MountPoints", [])}
     if not any(f"{found.get('KAFKA_LOG_DIRS', '/tmp')}/".startswith(f"{path}/") for path in mounts):
         yield f"its data are in {found.get('KAFKA_LOG_DIRS')}, which ends with the task"
+
+
+def rule_5_topics_of_the_bridge_go_when_the_brokers_would(world: World) -> Iterator[str]:
+    """The bridge gives its topics a retention of their own, which stands over the broker's."""
+    hours = int(given(world).get("KAFKA_LOG_RETENTION_HOURS", "168")) if world.single else 0
+    for place, one in world.containers(*BRIDGES):
+        days = environment(one).get("KWB_KAFKA_TOPIC_RETENTION_DAYS")
+        if "KAFKA_BOOTSTRAP_SERVERS" in environment(one) and days != (f"{hours / 24:g}" if hours else None):
+            yield f"{place} keeps topics for {days or 'its default of'} days"
 
 
 def rule_5_the_broker_is_otherwise_that_of_compose(world: World) -> Iterator[str]:
@@ -121,5 +130,6 @@ RULES = (
     rule_5_names_lead_to_the_listeners,
     rule_5_the_broker_is_otherwise_that_of_compose,
     rule_5_the_broker_suits_its_file_system,
+    rule_5_topics_of_the_bridge_go_when_the_brokers_would,
     rule_7_one_super_user_and_scram_outside,
 )
