@@ -85,7 +85,7 @@ class Authority:
         return Signed(builder.sign(self.key, hashes.SHA256()), key)
 
     def issue(self, folder: Path, names: Sequence[str] = NAMES, *, days: float = 10, file: str = "server") -> int:
-        """`sign` and `put`; negative `days` are over, another `file` than `server` is a client's. Returns the serial."""
+        """`sign` and `put`; negative `days` are over, other `file`s than `server` a client's. Returns the serial."""
         signed = self.sign(names, end=datetime.now(UTC) + days * DAY, client=file != "server")
         signed.put(folder, file=file)
         return signed.certificate.serial_number

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from bridge import Serve, serving
 from databases import empty_database
@@ -22,6 +23,11 @@ from kafka_webhook_bridge.stack.ports import keep_to_share
 # A shell that starts pytest in the background lets it ignore Ctrl-C, and children inherit that; tests press Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# How long examples take to make says more of the machine's other work than of the tests.
+settings.register_profile("project", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("project")
 
 
 if (runner := os.environ.get("PYTEST_XDIST_WORKER", "")).startswith("gw"):

@@ -101,7 +101,7 @@ class Database:
     async def _get_tables(self, store: Store) -> None:
         if self._migrates:
             await migrate(store)
-        elif (version := await check(store)) > (known := migrations()[-1].version):
+        if (version := await check(store)) > (known := migrations()[-1].version):
             self._log.info("the database is of a later version", version=version, known=known)
 
     async def first_word(self) -> None:

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Bring PostgreSQL's tables up to date. Needs DATABASE_URL alone; does nothing where nothing is to be done.
 
-        Several at once are no harm: one works, the others wait for it. An ingest of the version before goes on.
+        Several at once are no harm: one works, the others wait for it. A bridge of the version before goes on.
         """
         run(Output(json=json), wait_s=seconds("--wait", wait))
 
@@ -36,22 +36,27 @@ def run(out: Output, *, wait_s: float) -> None:
     from kafka_webhook_bridge.settings import load_settings
     from kafka_webhook_bridge.store.migrate import migrations
 
-    applied = asyncio.run(_migrate(load_settings(), wait_s, out))
-    version = migrations()[-1].version
+    applied, version = asyncio.run(_migrate(load_settings(), wait_s, out))
+    known = migrations()[-1].version
     out.data({"version": version, "applied": [{"version": m.version, "name": m.name} for m in applied]})
     for migration in applied:
         out.say(f"{migration.version:04d}  {migration.name}")
     done = f"{len(applied)} migration{'s'[: len(applied) != 1]} applied" if applied else "Nothing to do"
-    out.say(f"{done}: the database is at version {version}.", "bold green")
+    later = f", later than the {known} that this bridge knows; it goes on with it" if version > known else ""
+    out.say(f"{done}: the database is at version {version}{later}.", "bold green")
 
 
-async def _migrate(settings: Settings, wait_s: float, out: Output) -> list[Migration]:
-    """Raises StoreError at once for a refusal, and when PostgreSQL still does not answer after `wait_s`."""
+async def _migrate(settings: Settings, wait_s: float, out: Output) -> tuple[list[Migration], int]:
+    """What was applied, and the database's version.
+
+    Raises StoreError at once for a refusal, and when PostgreSQL still does not answer after `wait_s`.
+    """
     import asyncio
 
     from kafka_webhook_bridge.errors import StoreError
     from kafka_webhook_bridge.store import Store, migrate
     from kafka_webhook_bridge.store.errors import may_pass
+    from kafka_webhook_bridge.store.migrate import check
 
     deadline = time.monotonic() + wait_s
     told = ""
@@ -67,4 +72,4 @@ async def _migrate(settings: Settings, wait_s: float, out: Output) -> list[Migra
                     told = error.message
                     out.note(f"Waiting for PostgreSQL: {error.message}")
             await asyncio.sleep(_PAUSE_S)
-        return await migrate(store)
+        return await migrate(store), await check(store)

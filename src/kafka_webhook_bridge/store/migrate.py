@@ -56,7 +56,8 @@ def migrations() -> list[Migration]:
 async def migrate(store: Store) -> list[Migration]:
     """Bring the database up to date; what was applied now. Does nothing, quickly, when there is nothing to do.
 
-    Raises StoreError when the database is newer than this program or was migrated by an altered file.
+    A database that is newer is left as it is: a release that is taken back finds what it needs (see `check`). Raises
+    StoreError when the database was migrated by an altered file.
     """
     applied: list[Migration] = []
     for migration in migrations():
@@ -65,7 +66,7 @@ async def migrate(store: Store) -> list[Migration]:
             await connection.execute(QUERIES["migrations_lock"], _LOCK)
             await connection.execute(QUERIES["migrations_table"])
             there = {row["version"]: dict(row) for row in await connection.fetch(QUERIES["migrations_applied"])}
-            _check(there)
+            _check_files(there)
             if migration.version in there:
                 continue
             await connection.execute(migration.sql)
@@ -87,27 +88,17 @@ async def check(store: Store) -> int:
         else:
             there = {}
     wanted = {migration.version for migration in migrations()}
-    _check_files({version: row for version, row in there.items() if version in wanted})
+    _check_files(there)
     version: int = max(there, default=0)
     if not wanted <= there.keys():
         raise SchemaOld(version, max(wanted))
     return version
 
 
-def _check(there: Mapping[int, Mapping[str, Any]]) -> None:
-    known = {migration.version: migration for migration in migrations()}
-    if there and max(there) > max(known):
-        raise StoreError(
-            f"The database is at version {max(there)}, this bridge knows version {max(known)}.",
-            hint="Use the newer bridge that made it; migrations go forward only.",
-        )
-    _check_files(there)
-
-
 def _check_files(there: Mapping[int, Mapping[str, Any]]) -> None:
     known = {migration.version: migration for migration in migrations()}
     for version, row in there.items():
-        if row["sha256"] != known[version].sha256:
+        if version in known and row["sha256"] != known[version].sha256:
             raise StoreError(
                 f"Migration {version} ({row['name']}) was applied from another file than this bridge has.",
                 hint="Use a released version of the bridge; an applied migration is never edited.",
