@@ -91,6 +91,12 @@ listener.name.proxy.max.connections=1000
 listener.name.proxy.max.connection.creation.rate=50
 # A deleted user's connection ends when its login must be renewed.
 listener.name.proxy.connections.max.reauth.ms=600000
+# What groups may keep on the heap, by anyone who may read in one. The metadata of an offset is kept for a week, of each
+# group and partition; clients leave it empty or write a few bytes. The number of groups has no limit in Kafka.
+offset.metadata.max.bytes=512
+group.max.size=500
+group.max.session.timeout.ms=300000
+group.consumer.max.size=500
 # A quota is a mean over 11 windows of 1 s: who reads at full speed gets them at once, then waits for the next, and has
 # 11/12 of its quota in the mean. Fewer windows make smaller bursts and lower means: 4/5 with 4.
 quota.window.num=11
