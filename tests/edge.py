@@ -132,10 +132,10 @@ class Edge:
             assert process.poll() is None, self.log.read_text()
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.health_port), 1).close()
-                return True
+                return len(self.workers()) == 2  # the master listens before it has any
             return False
 
-        eventually(listening, "nginx listens")
+        eventually(listening, "nginx listens and works")
         return self
 
     def read_back(self) -> str:
