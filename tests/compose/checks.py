@@ -173,7 +173,8 @@ def outsiders(scene: Scene) -> str:
     ]
     for service, network, ports in (
         ("ingest", "front", (8080, 8081)), ("console", "front", (8081,)),
-        ("guard", "front", (9096,)), ("kafka", "front", (9094, 9095, 9096)), ("kafka", "back", (9094,)), ("postgres", "back", (5432,)),
+        ("guard", "front", (9096,)), ("kafka", "front", (9094, 9095, 9096)),
+        ("kafka", "back", (9094,)), ("postgres", "back", (5432,)),
     ):  # fmt: skip
         doors += [(stack.address(service, network), port) for port in ports]
     control = ("nginx", 443)
