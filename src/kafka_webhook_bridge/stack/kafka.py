@@ -77,7 +77,9 @@ group.initial.rebalance.delay.ms=0
 # After kill -9 the old session must expire before the node serves again: 3 s instead of 9.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
-# The largest record and its batch. Before login the smaller limit guards; the queue of requests is bounded in bytes.
+# The largest record and its batch. Before login the smaller limit guards; the queue of requests is bounded in bytes,
+# for all listeners together: whoever is logged in may use it up, unless kafka/guard.py stands before PROXY. It has
+# room for as many of the guard's frames as PROXY takes connections.
 socket.request.max.bytes=20971520
 sasl.server.max.receive.size=65536
 queued.max.request.bytes=134217728
