@@ -264,6 +264,8 @@ def test_half_open_handshakes_from_many_addresses_leave_the_other_door_open(fron
             sockets.append(sock)
         eventually(lambda: sum(map(is_open, sockets)) <= HTTPS_OF_ALL, "the rest is cut")
         assert echoes(front, source="127.0.0.3")
+    text = front.log.read_text()
+    assert text.count("too many connections from this address, or of all") >= 3200 - HTTPS_OF_ALL
 
 
 def answered(front: Edge, source: str) -> bool:
