@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from kafka_webhook_bridge.observability import logs
 
@@ -92,6 +93,7 @@ class Guard:
         self.allowances = allowances or Allowances()
         self.outsides: set[_Outside] = set()
         self._server: asyncio.Server | None = None
+        self._lookup: asyncio.Task[list[Any]] | None = None
 
     async def listen(self, host: str, port: int) -> int:
         """Serve from now on; returns the port, for 0 a free one."""
@@ -99,6 +101,20 @@ class Guard:
         self._server = await loop.create_server(lambda: _Outside(self), host, port, backlog=1024)
         found: int = self._server.sockets[0].getsockname()[1]
         return found
+
+    async def where(self) -> tuple[str, int]:
+        """Kafka's address now. One lookup for all who wait: while a name is missing it may take seconds, and lookups
+        of clients that come again and again would queue up behind each other."""
+        loop = asyncio.get_running_loop()
+        if self._lookup is None or self._lookup.done():
+            self._lookup = loop.create_task(self._look_up())
+            self._lookup.add_done_callback(lambda done: done.cancelled() or done.exception())
+        found: tuple[str, int] = (await asyncio.shield(self._lookup))[0][4][:2]
+        return found
+
+    async def _look_up(self) -> list[Any]:
+        found = await asyncio.get_running_loop().getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        return list(found)
 
     async def close(self) -> None:
         """End all of it now: consumers connect again."""
@@ -240,7 +256,7 @@ class _Outside(_Side):
         inside = _Inside(self)
         try:
             async with asyncio.timeout(CONNECT_S_MAX):
-                await loop.create_connection(lambda: inside, self._guard.host, self._guard.port)
+                await loop.create_connection(lambda: inside, *await self._guard.where())
         except (OSError, TimeoutError) as error:
             self._connecting = None
             self._cut("the broker was not reached", said=str(error))
