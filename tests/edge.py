@@ -11,6 +11,8 @@ import socket
 import ssl
 import struct
 import subprocess
+import sys
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -93,7 +95,9 @@ class Edge:
         self._nginx = nginx()
         self.folder = folder / "nginx"
         self.folder.mkdir()
-        self.folder.chmod(0o755)  # as root, nginx's workers are nobody
+        # Of a short name, for a socket is in it; as root, nginx's workers are nobody, who must reach it.
+        self.work = Path(tempfile.mkdtemp(prefix="kwb-edge-"))
+        self.work.chmod(0o755)
         self.tls = self.folder / "tls"
         self.authority = Authority.named("edge")
         self.ca = self.authority.save(folder / "ca.pem")
@@ -107,7 +111,7 @@ class Edge:
             render(
                 EDGE_DOMAIN=DOMAIN, EDGE_RESOLVER=f"127.0.0.1:{self.resolver.port}",
                 EDGE_INGEST=f"ingest.test:{ingest}", EDGE_CONSOLE=f"console.test:{console}",
-                EDGE_KAFKA=f"kafka.test:{kafka}", EDGE_TLS=str(self.tls), EDGE_WORK=str(self.folder),
+                EDGE_KAFKA=f"kafka.test:{kafka}", EDGE_TLS=str(self.tls), EDGE_WORK=str(self.work),
                 EDGE_HTTPS_PORT=str(self.https_port), EDGE_KAFKA_PORT=str(self.kafka_port),
                 EDGE_HEALTH_PORT=str(self.health_port),
             )
@@ -116,6 +120,7 @@ class Edge:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Edge:
+        (self.work / "https.sock").unlink(missing_ok=True)  # in the container it is on a tmpfs, which ends with nginx
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [self._nginx, "-e", "stderr", "-p", str(self.folder), "-c", str(self.config), "-g", self._globals],
@@ -127,10 +132,10 @@ class Edge:
             assert process.poll() is None, self.log.read_text()
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.health_port), 1).close()
-                return True
+                return len(self.workers()) == 2  # the master listens before it has any
             return False
 
-        eventually(listening, "nginx listens")
+        eventually(listening, "nginx listens and works")
         return self
 
     def read_back(self) -> str:
@@ -169,6 +174,7 @@ class Edge:
     def close(self) -> None:
         self.stop()
         self.resolver.close()
+        shutil.rmtree(self.work)
 
     def trust(self) -> ssl.SSLContext:
         """As a client that knows the authority, with every check on."""
@@ -205,6 +211,39 @@ class Tls(Client):
             raw.close()
             raise
         self.kept = b""
+
+
+class Guard:
+    """One `kwb guard` before Kafka's PROXY on port `broker`, both on the address `host`."""
+
+    def __init__(self, folder: Path, broker: int, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.log = folder / f"guard-{host}.log"
+        self.port = port or free_ports(1)[0]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "kafka_webhook_bridge.cli", "guard",
+                    "--listen", f"{host}:{self.port}", "--to", f"{host}:{broker}",
+                ],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+        eventually(lambda: "the guard listens" in self.log.read_text(), "the guard listens")
+
+
+@contextlib.contextmanager
+def guarding(folder: Path, broker: int, **where: Any) -> Iterator[Guard]:
+    """Started; at the end it leaves with 0 when it is told to."""
+    found = Guard(folder, broker, **where)
+    try:
+        yield found
+        found.process.terminate()
+        assert found.process.wait(WAIT_S) == 0
+    except BaseException:
+        print(found.log.read_text()[-4000:])
+        raise
+    finally:
+        found.process.kill()
+        found.process.wait()
 
 
 def render(**values: str) -> str:

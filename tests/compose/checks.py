@@ -164,10 +164,17 @@ print(json.dumps([where for where in json.loads(sys.argv[1]) if opens(*where)]))
 def outsiders(scene: Scene) -> str:
     """From `outside` nothing but nginx answers, neither by name nor by address; nginx itself cannot see PostgreSQL."""
     stack = scene.stack
-    doors: list[tuple[str, int]] = [("ingest", 8080), ("kafka", 9094), ("kafka", 9096), ("postgres", 5432)]
+    doors: list[tuple[str, int]] = [
+        ("ingest", 8080),
+        ("guard", 9096),
+        ("kafka", 9094),
+        ("kafka", 9096),
+        ("postgres", 5432),
+    ]
     for service, network, ports in (
         ("ingest", "front", (8080, 8081)), ("console", "front", (8081,)),
-        ("kafka", "front", (9094, 9095, 9096)), ("kafka", "back", (9094,)), ("postgres", "back", (5432,)),
+        ("guard", "front", (9096,)), ("kafka", "front", (9094, 9095, 9096)),
+        ("kafka", "back", (9094,)), ("postgres", "back", (5432,)),
     ):  # fmt: skip
         doors += [(stack.address(service, network), port) for port in ports]
     control = ("nginx", 443)
@@ -224,14 +231,14 @@ def way_out(scene: Scene) -> str:
     with _world() as world:
         opened = json.loads(stack.run(*stack.beside("-c", _DOORS, json.dumps([(world, 80)]))))
         assert opened == [[world, 80]], "a container on `outside` has no way out, so this would prove nothing"
-        for service in BRIDGE:
+        for service in (*BRIDGE, "guard"):
             opened = json.loads(stack.inside(service, "python", "-c", _DOORS, json.dumps([(world, 80)])))
             assert opened == [], f"{service} has a way out"
         for service in ("kafka", "postgres"):
             attempt = f"timeout 3 bash -c '</dev/tcp/{world}/80' && echo open || echo closed"
             said = stack.inside(service, "bash", "-c", attempt, check=False)
             assert said.strip().endswith("closed"), f"{service}: {said}"
-    return "a container on `outside` reaches an address beyond this machine; the five services inside do not"
+    return "a container on `outside` reaches an address beyond this machine; the six services inside do not"
 
 
 def refused(scene: Scene) -> str:
@@ -268,7 +275,7 @@ def confined(scene: Scene) -> str:
     """Users, capabilities, privileges and file systems of the processes themselves."""
     stack = scene.stack
     host = stack.values()["HOST_UID"]
-    users = {**dict.fromkeys(BRIDGE, "10001"), "nginx": host, "kafka": "1000", "postgres": "999"}
+    users = {**dict.fromkeys((*BRIDGE, "guard"), "10001"), "nginx": host, "kafka": "1000", "postgres": "999"}
     for service, wanted in users.items():
         status = dict(
             line.split(":\t", 1)
@@ -281,7 +288,7 @@ def confined(scene: Scene) -> str:
         assert status["NoNewPrivs"] == "1", service
         mounts = [line.split() for line in stack.inside(service, "cat", "/proc/mounts").splitlines()]
         root = next(mount[3].split(",") for mount in mounts if mount[1] == "/")
-        assert ("ro" in root) == (service in (*BRIDGE, "nginx")), f"{service}: / is {root[0]}"
+        assert ("ro" in root) == (service in (*BRIDGE, "guard", "nginx")), f"{service}: / is {root[0]}"
         config = stack.inspect(service)["HostConfig"]
         assert config["Memory"] > 0, service
         assert config["NanoCpus"] > 0, service

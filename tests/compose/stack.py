@@ -21,7 +21,7 @@ KAFKA_PORT = 29095
 COMMAND_SECONDS_MAX = 300
 DEADLINE_SECONDS = 90  # for a condition; nothing is judged by how long it took
 BRIDGE = ("ingest", "worker", "console")
-RUNNING = (*BRIDGE, "nginx", "kafka", "postgres")
+RUNNING = (*BRIDGE, "guard", "nginx", "kafka", "postgres")
 ONCE = ("tls", "migrate")
 
 

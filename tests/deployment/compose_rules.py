@@ -16,15 +16,16 @@ ROOT = Path(__file__).parents[2]
 Compose = dict[str, Any]
 Rule = Callable[[Compose], Iterator[str]]
 
-BRIDGE = {"tls", "ingest", "worker", "console", "migrate"}
+BRIDGE = {"tls", "guard", "ingest", "worker", "console", "migrate"}
 ONE_SHOT = {"tls", "migrate"}
-LONG_RUNNING = {"nginx", "ingest", "worker", "console", "kafka", "postgres"}
+LONG_RUNNING = {"nginx", "guard", "ingest", "worker", "console", "kafka", "postgres"}
 PORTS = {
     "nginx": ["${KWB_BIND:-127.0.0.1}:${HTTPS_PORT:-443}:443", "${KWB_BIND:-127.0.0.1}:29095:29095"],
 }
 NETWORKS = {
     "tls": set(),
     "nginx": {"outside", "front"},
+    "guard": {"front"},
     "ingest": {"front", "back"},
     "worker": {"front", "back"},
     "console": {"front", "back"},
@@ -35,7 +36,8 @@ NETWORKS = {
 INTERNAL = {"outside": False, "front": True, "back": True}
 DEPENDS = {
     "tls": {},
-    "nginx": {"tls": "completed_successfully", "ingest": "healthy", "kafka": "healthy", "console": "started"},
+    "nginx": {"tls": "completed_successfully", "ingest": "healthy", "guard": "healthy", "console": "started"},
+    "guard": {"kafka": "healthy"},
     "ingest": {"migrate": "completed_successfully", "kafka": "healthy"},
     "worker": {"migrate": "completed_successfully", "kafka": "healthy"},
     "console": {"migrate": "completed_successfully"},
@@ -46,6 +48,7 @@ DEPENDS = {
 MOUNTS = {
     "tls": {"./.kwb/compose/ca:/tls", "./.kwb/compose/tls:/tls/tls", "authority:/authority"},
     "nginx": {"./deploy/nginx:/etc/nginx/templates:ro", "./.kwb/compose/tls:/etc/nginx/tls:ro"},
+    "guard": set(),
     "ingest": {"./deploy/compose/bridge:/etc/kwb:ro"},
     "worker": {"./deploy/compose/bridge:/etc/kwb:ro", "./.kwb/compose/ca:/.kwb/compose:ro"},
     "console": {"./deploy/compose/bridge:/etc/kwb:ro"},
@@ -56,6 +59,7 @@ MOUNTS = {
 SECRETS = {
     "tls": set(),
     "nginx": set(),
+    "guard": set(),
     "ingest": {"kafka_password", "database_url", "webhook_password"},
     "worker": {"kafka_password", "database_url", "webhook_password"},
     "console": {"kafka_password", "database_url", "webhook_password", "console_password"},
@@ -266,14 +270,14 @@ def nginx_gets_every_variable_of_its_template(compose: Compose) -> Iterator[str]
         yield "the image's entry point leaves them alone"
     for name in ("EDGE_INGEST", "EDGE_CONSOLE", "EDGE_KAFKA"):
         host = str(environment.get(name)).partition(":")[0]
-        if "front" not in NETWORKS.get(host, set()):
+        if host == "kafka" or "front" not in NETWORKS.get(host, set()):  # consumers come to Kafka by the guard alone
             yield f"{name} leads to {environment.get(name)}, which nginx cannot reach"
 
 
 def the_settings_of_the_bridge_load(compose: Compose) -> Iterator[str]:
     """As in the container, but for the secrets, which are any words here."""
     known = {row.env for row in rows()}
-    for name in sorted(BRIDGE - {"tls"}):
+    for name in sorted(BRIDGE - {"tls", "guard"}):  # which know no settings
         environment = compose["services"][name]["environment"]
         for variable in environment:
             if variable not in known:
@@ -323,9 +327,38 @@ def the_domain_is_that_of_env_everywhere(compose: Compose) -> Iterator[str]:
         name: sum("hooks.example" in replaced(text, SAMPLE) for text in strings(service))
         for name, service in services(compose)
     }
-    wanted = {"tls": 1, "nginx": 5, "ingest": 1, "worker": 1, "console": 1, "migrate": 0, "kafka": 1, "postgres": 0}
+    wanted = {
+        "tls": 1,
+        "nginx": 5,
+        "guard": 0,
+        "ingest": 1,
+        "worker": 1,
+        "console": 1,
+        "migrate": 0,
+        "kafka": 1,
+        "postgres": 0,
+    }
     if uses != wanted:
         yield f"the domain is used {uses}"
+
+
+def servers_are_started_with_what_protects_them(compose: Compose) -> Iterator[str]:
+    """What is seen only when it is too late: everything runs without it."""
+    nginx, kafka, postgres = (compose["services"][name] for name in ("nginx", "kafka", "postgres"))
+    environment = kafka["environment"]
+    template = (ROOT / "deploy/nginx/nginx.conf.template").read_text(encoding="utf-8")
+    files = re.search(r"worker_rlimit_nofile (\d+);", template)
+    if files is None or nginx.get("ulimits") != {"nofile": int(files[1])}:
+        yield "nginx may not open the files that it is told to"
+    if environment.get("KAFKA_CONFIG_PROVIDERS_SECRETS_PARAM_ALLOWED_PATHS") != "/run/secrets":
+        yield "kafka: whoever changes its settings reads other files than its secrets"
+    if "-XX:+ExitOnOutOfMemoryError" not in environment.get("KAFKA_OPTS", "").split():
+        yield "kafka: a broker without memory goes on as if it lived"
+    if "ask" not in " ".join(kafka["healthcheck"]["test"]):
+        yield "kafka: an open port is no answer"
+    wanted = {"--auth-host=scram-sha-256", "--encoding=UTF8", "--data-checksums"}
+    if set(postgres["environment"].get("POSTGRES_INITDB_ARGS", "").split()) != wanted:
+        yield "postgres: who comes by the network needs no password, or bad pages are not seen"
 
 
 RULES: tuple[Rule, ...] = (
@@ -344,4 +377,5 @@ RULES: tuple[Rule, ...] = (
     the_domain_is_that_of_env_everywhere,
     doctor_finds_the_ca_that_snippets_name,
     the_image_says_its_version,
+    servers_are_started_with_what_protects_them,
 )

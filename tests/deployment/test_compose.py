@@ -130,6 +130,26 @@ MUTANTS: list[tuple[Rule, Callable[[dict[str, Any]], None]]] = [
     (rules.doctor_finds_the_ca_that_snippets_name, put(S + "worker/volumes", ["./deploy/compose/bridge:/etc/kwb:ro"])),
     (rules.doctor_finds_the_ca_that_snippets_name, put(S + "worker/" + E + "KWB_KAFKA_EXTERNAL_CA", "ca.pem")),
     (rules.the_image_says_its_version, put(S + "worker/build/args", {"VERSION": "${VERSION:-}"})),
+    (rules.servers_are_started_with_what_protects_them, drop(S + "nginx/ulimits")),
+    (rules.servers_are_started_with_what_protects_them, put(S + "nginx/ulimits", {"nofile": 1024})),
+    (
+        rules.servers_are_started_with_what_protects_them,
+        put(S + "kafka/" + E + "KAFKA_CONFIG_PROVIDERS_SECRETS_PARAM_ALLOWED_PATHS", "/"),
+    ),
+    (rules.servers_are_started_with_what_protects_them, put(S + "kafka/" + E + "KAFKA_OPTS", "-Dx=y")),
+    (
+        rules.servers_are_started_with_what_protects_them,
+        put(S + "kafka/healthcheck/test", ["CMD", "bash", "-c", "</dev/tcp/127.0.0.1/9094"]),
+    ),
+    (
+        rules.servers_are_started_with_what_protects_them,
+        put(S + "postgres/" + E + "POSTGRES_INITDB_ARGS", "--auth-host=trust --encoding=UTF8 --data-checksums"),
+    ),
+    (
+        rules.servers_are_started_with_what_protects_them,
+        put(S + "postgres/" + E + "POSTGRES_INITDB_ARGS", "--encoding=UTF8 --data-checksums"),
+    ),
+    (rules.nginx_gets_every_variable_of_its_template, put(S + "nginx/" + E + "EDGE_KAFKA", "kafka:9096")),
 ]
 
 

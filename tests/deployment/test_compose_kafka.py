@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
+import socket
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,9 +16,10 @@ import confluent_kafka as ck
 import confluent_kafka.admin
 import pytest
 import yaml
-from compose_kafka import ComposeKafka, compose, environment, properties, service
+from compose_kafka import ComposeKafka, compose, environment, interpolate, properties, service
 from raw_kafka import Raw
 
+from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.probe import await_broker
 from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.stack import Kafka
@@ -119,6 +123,60 @@ def test_its_settings_are_the_embedded_brokers_but_for_those_named(kafka: Compos
 def test_no_password_is_written_into_the_configuration_or_the_log(kafka: ComposeKafka) -> None:
     assert kafka.password not in (kafka.final / "server.properties").read_text()
     assert kafka.password not in kafka.log()
+
+
+@pytest.fixture
+def question(kafka: ComposeKafka) -> Callable[[int], list[str]]:
+    """`question(port)` is the health check of the service, asked at that port."""
+    test = [interpolate(word) for word in service("kafka")["healthcheck"]["test"]]
+    assert test[0] == "CMD"
+    assert "9094" in test[-1]
+    return lambda port: [word.replace("9094", str(port)) for word in test[1:]]
+
+
+def test_the_health_check_wants_an_answer_and_no_open_port(
+    kafka: ComposeKafka, question: Callable[[int], list[str]]
+) -> None:
+    def healthy(port: int) -> bool:
+        return subprocess.run(question(port), capture_output=True, timeout=60, check=False).returncode == 0
+
+    assert healthy(kafka.internal)
+    with socket.create_server(("127.0.0.1", 0)) as mute:  # takes connections and says nothing, as without memory
+        port = mute.getsockname()[1]
+        assert not healthy(port)
+    assert not healthy(port)
+
+
+def test_what_groups_keep_on_the_heap_is_bounded(kafka: ComposeKafka, topic: str) -> None:
+    settings = kafka.settings()
+    admin: Any = confluent_kafka.admin
+    config = client_config(settings)
+    client = admin.AdminClient(config)
+    client.create_topics([admin.NewTopic(topic, 1, 1)])[topic].result(60)
+
+    def commit(letters: int) -> Any:
+        consumer = ck.Consumer({**config, "group.id": f"metadata-{letters}"})
+        try:
+            offset = ck.TopicPartition(topic, 0, 1, "m" * letters)
+            return consumer.commit(offsets=[offset], asynchronous=False)[0].error
+        finally:
+            consumer.close()
+
+    assert commit(511) is None  # librdkafka counts its own end, too
+    with pytest.raises(ck.KafkaException) as refused:
+        commit(513)
+    assert refused.value.args[0].code() == ck.KafkaError.OFFSET_METADATA_TOO_LARGE
+    consumer = ck.Consumer(
+        {**config, "group.id": "patient", "session.timeout.ms": 300_001, "max.poll.interval.ms": 400_000}
+    )
+    try:
+        consumer.subscribe([topic])
+        deadline = time.monotonic() + 60
+        while (message := consumer.poll(1)) is None:
+            assert time.monotonic() < deadline, "a session of more than five minutes was let in"
+        assert message.error().code() == ck.KafkaError.INVALID_SESSION_TIMEOUT
+    finally:
+        consumer.close()
 
 
 def test_the_controller_is_bound_to_loopback() -> None:

@@ -1,4 +1,4 @@
-"""Outside consumers through nginx's TLS, stock clients with every check on, while the proxy and the broker move."""
+"""Outside consumers through nginx's TLS and the guard: stock clients with every check on, while all of it moves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import pytest
 
 from authority import Authority
 from bridge import WAIT_S, eventually
-from edge import Edge, edge
+from edge import Edge, edge, guarding
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.stack import Kafka, KafkaPorts
@@ -50,10 +50,10 @@ def broker(folder: Path, ports: KafkaPorts, proxy_port: int, host: str = "127.0.
 
 
 class Outside:
-    """The broker, nginx in front, and a partner who may read."""
+    """The broker, guard and nginx in front, and a partner who may read."""
 
-    def __init__(self, kafka: Kafka, front: Edge) -> None:
-        self.kafka, self.front = kafka, front
+    def __init__(self, kafka: Kafka, front: Edge, guard_elsewhere: Callable[[str], None]) -> None:
+        self.kafka, self.front, self.guard_elsewhere = kafka, front, guard_elsewhere
         self.admin = ck_admin.AdminClient(client_config(kafka.settings))
         self.producer = ck.Producer(client_config(kafka.settings, **{"acks": "all", "linger.ms": 5}))
         users = Users(kafka.settings)
@@ -134,15 +134,23 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
     folder = tmp_path_factory.mktemp("outside")
     *ports, port = free_ports(5)
     kafka = broker(folder / "kafka", KafkaPorts(*ports), port)
-    with edge(folder, kafka=kafka.ports.proxy, port=port) as front:
-        try:
-            kafka.start()
-            found = Outside(kafka, front)
-            yield found
-            kafka = found.kafka
-        finally:
-            kafka.destroy()
-    assert PASSWORD not in front.log.read_text()
+    with contextlib.ExitStack() as guards:
+        guard = guards.enter_context(guarding(folder, kafka.ports.proxy))
+
+        def elsewhere(host: str) -> None:
+            guards.enter_context(guarding(folder, kafka.ports.proxy, host=host, port=guard.port))
+
+        with edge(folder, kafka=guard.port, port=port) as front:
+            try:
+                kafka.start()
+                found = Outside(kafka, front, elsewhere)
+                yield found
+                kafka = found.kafka
+            finally:
+                kafka.destroy()
+        for log in folder.glob("guard-*.log"):
+            assert "traceback" not in log.read_text()
+        assert PASSWORD not in front.log.read_text()
 
 
 @pytest.fixture
@@ -330,7 +338,7 @@ def test_who_is_refused_hears_why_and_nobody_else_does(outside: Outside, reader:
         ({"bootstrap.servers": f"127.0.0.2:{port}"}, "certificate verify failed"),
     ):
         refusal(outside.settings(**other), *words)
-    with edge(folder, kafka=outside.kafka.ports.proxy) as expired:
+    with guarding(folder, outside.kafka.ports.proxy) as guard, edge(folder, kafka=guard.port) as expired:
         expired.authority.issue(expired.tls, days=-1)
         expired.reload()
         settings = outside.settings(**{
@@ -411,6 +419,7 @@ def test_a_broker_that_comes_back_at_a_new_address(outside: Outside, reader: Rea
     kafka.stop()
     # It stays there: whatever comes later finds it as the consumer does.
     outside.kafka = broker(kafka.folder, kafka.ports, front.kafka_port, "127.0.0.2")
+    outside.guard_elsewhere("127.0.0.2")
     front.resolver.names["kafka.test"] = "127.0.0.2"
     outside.kafka.start()
     outside.produce(reader.topic, range(60, 120))

@@ -19,21 +19,24 @@ import pytest
 from authority import NAMES, Authority
 from bridge import WAIT_S, answers, eventually
 from edge import CONSOLE, KAFKA, WEBHOOKS, Edge, edge
+from kafka_webhook_bridge.kafka.guard import CONNECTIONS_MAX
 
 HALF_HELLO = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
 PER_ADDRESS = 200  # limit_conn of the Kafka port
+HTTPS_PER_ADDRESS, HTTPS_OF_ALL = 640, 1500  # those of the HTTPS port
 
 
 class Echo(socketserver.ThreadingTCPServer):
-    """Sends back what it gets."""
+    """Sends back what it gets after the PROXY header."""
 
     daemon_threads = True
     request_queue_size = 128
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
-            with contextlib.suppress(OSError):
-                while data := self.request.recv(65_536):
+            with contextlib.suppress(OSError), self.request.makefile("rb", buffering=0) as stream:
+                assert stream.readline(108).startswith(b"PROXY TCP4 127.0.0.")
+                while data := stream.read(65_536):
                     self.request.sendall(data)
 
 
@@ -123,7 +126,7 @@ def test_names_that_are_ours_and_others(front: Edge) -> None:
         front.open(name, port=front.kafka_port).socket.close()
     with pytest.raises(ssl.SSLCertVerificationError, match="Hostname mismatch"):
         front.open("evil.test", port=front.kafka_port)
-    eventually(lambda: "handshake rejected" in front.log.read_text(), "the refusal is logged")
+    eventually(lambda: "TLS refused: a name that is not ours" in front.log.read_text(), "the refusal is logged")
     eventually(lambda: "no TLS handshake" in front.log.read_text(), "the refusal is logged")
 
 
@@ -221,8 +224,55 @@ def test_a_thousand_half_open_handshakes_from_one_address_keep_nobody_else_out(f
         eventually(lambda: echoes_again(front), "the address may come back")
     said = [json.loads(line) for line in front.log.read_text().splitlines() if line.startswith("{")]
     reasons = [line["reason"] for line in said if line["client"] == "127.0.0.1"]
-    assert reasons.count("too many connections from this address") >= 800
+    assert reasons.count("too many connections from this address, or of all") >= 800
     assert reasons.count("no TLS handshake") >= PER_ADDRESS - 1
+
+
+def test_half_open_handshakes_on_443_shut_neither_door(front: Edge, many_files: None) -> None:
+    """More than all connections that nginx once had for both doors."""
+    with contextlib.ExitStack() as attackers:
+        sockets = []
+        for number in range(4300):
+            sock = attackers.enter_context(socket.create_connection(("127.0.0.1", front.https_port), WAIT_S))
+            sock.setblocking(False)
+            if number % 2:
+                with contextlib.suppress(OSError):
+                    sock.sendall(HALF_HELLO)
+            sockets.append(sock)
+        eventually(lambda: sum(map(is_open, sockets)) <= HTTPS_PER_ADDRESS, "the rest is cut")
+        assert sum(map(is_open, sockets)) > 0
+        assert echoes(front, source="127.0.0.3")
+        assert answered(front, "127.0.0.3")
+        assert echoes(front)  # this door counts for itself
+        eventually(lambda: not any(map(is_open, sockets)), "handshakes end after ten seconds")
+    eventually(lambda: answered(front, "127.0.0.1"), "the address may come back")
+    said = [json.loads(line) for line in front.log.read_text().splitlines() if "https connection failed" in line]
+    reasons = [line["reason"] for line in said if line["client"] == "127.0.0.1"]
+    assert reasons.count("too many connections from this address, or of all") >= 4300 - HTTPS_PER_ADDRESS
+    assert reasons.count("no TLS handshake") >= HTTPS_PER_ADDRESS - 1
+
+
+def test_half_open_handshakes_from_many_addresses_leave_the_other_door_open(front: Edge, many_files: None) -> None:
+    with contextlib.ExitStack() as attackers:
+        sockets = []
+        for number in range(3200):
+            source = (f"127.0.1.{number % 8}", 0)
+            sock = attackers.enter_context(
+                socket.create_connection(("127.0.0.1", front.https_port), WAIT_S, source_address=source)
+            )
+            sock.setblocking(False)
+            sockets.append(sock)
+        eventually(lambda: sum(map(is_open, sockets)) <= HTTPS_OF_ALL, "the rest is cut")
+        assert echoes(front, source="127.0.0.3")
+    text = front.log.read_text()
+    assert text.count("too many connections from this address, or of all") >= 3200 - HTTPS_OF_ALL
+
+
+def answered(front: Edge, source: str) -> bool:
+    """Whether HTTPS is served; this nginx has no bridge behind it."""
+    with contextlib.suppress(OSError), front.open(source=source) as client:
+        return client.send(b"GET /health/x HTTP/1.1\r\nHost: localhost\r\n\r\n").answer().status == 404
+    return False
 
 
 def is_open(sock: socket.socket) -> bool:
@@ -248,9 +298,21 @@ def test_the_configuration_names_what_it_promises(front: Edge) -> None:
         "client_max_body_size 0;", "proxy_request_buffering off;", "proxy_buffering off;", "proxy_http_version 1.1;",
         "underscores_in_headers on;", "ignore_invalid_headers off;", "proxy_next_upstream off;", "server_tokens off;",
         "ssl_session_tickets off;", "ssl_handshake_timeout 10s;",
+        "client_header_timeout 10s;", "client_body_timeout 20s;",
+        f"listen {front.kafka_port} ssl so_keepalive=60s:10s:3;", "worker_rlimit_nofile 16384;",
+        "zone=webhooks:8m rate=2000r/s;", "limit_req zone=webhooks burst=4000 nodelay;",
+        "zone=console:8m rate=20r/s;",
     ):  # fmt: skip
         assert directive in words, directive
     assert "ssl_preread" not in words
     assert "http2" not in words
     # between the broker's connections.max.idle.ms and the 350 s of a load balancer
-    assert 300 < int(re.search(r"proxy_timeout (\d+)s;", words)[1]) < 350
+    (kafka,) = [block for block in words.split("server {") if f"listen {front.kafka_port} " in block]
+    assert 300 < int(re.search(r"proxy_timeout (\d+)s;", kafka)[1]) < 350
+    # Each worker has room for all that both doors let in: a sender's connection is four, a consumer's two.
+    doors_max = [int(number) for number in re.findall(r"limit_conn doors (\d+);", words)]
+    assert int(re.search(r"worker_connections (\d+);", words)[1]) > 4 * doors_max[0] + 2 * doors_max[1]
+    assert doors_max == [HTTPS_OF_ALL, CONNECTIONS_MAX]
+    # Lines of a lower level show whole request lines; which server speaks is the client's choice.
+    assert set(re.findall(r"error_log stderr (\w+);", words)) == {"warn", "crit"}
+    assert "error_log stderr crit;" in words.partition("http {")[2].partition("server {")[0]

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import secrets
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bridge import LOGIN, PASSWORD, Serve, answers, consume, eventually, request, serving
+from bridge import LOGIN, PASSWORD, WAIT_S, Serve, answers, consume, eventually, request, serving
 from edge import CONSOLE, WEBHOOKS, Edge, edge
 from framing import CORPUS
 from kafka_webhook_bridge.stack import Stack
@@ -260,6 +261,92 @@ def test_too_many_requests_at_once_from_one_address_are_429_and_others_get_in(fr
         assert (answer.status, answer.code, answer.headers["retry-after"]) == (429, "edge.too_many", "1")
         assert front.ask(asked("/open", b"a")).status == 200
         assert [client.send(b"a").answer().status for client in waiting] == [200] * 512
+
+
+HEAD = b"POST /open?token=query-canary HTTP/1.1\r\nHost: %b\r\nAuthorization: Basic query-canary\r\n"
+# Each way in which nginx or the bridge refuses a request, or loses it; `%b` is the Host.
+REFUSED = {
+    "body cut short": HEAD + b"Content-Length: 100\r\n\r\nquery-canary",
+    "bad chunk": HEAD + b"Transfer-Encoding: chunked\r\n\r\nquery-canary\r\n",
+    "long header": HEAD + b"X: query-canary" + b"a" * 50_000 + b"\r\n\r\n",
+    "long target": b"POST /open?query-canary" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: %b\r\n\r\n",
+    "no header": HEAD + b"Bad Header query-canary\r\n\r\n",
+    "a NUL in a header": HEAD + b"X: query-canary\0\r\n\r\n",
+    "two lengths": HEAD + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+    "two hosts": HEAD + b"Host: query-canary\r\n\r\n",
+    "a host with a space": HEAD.replace(b"%b", b"query-canary %b") + b"\r\n",
+    "no host": b"POST /open?token=query-canary HTTP/1.1\r\n\r\n",
+    "gzip framing": HEAD + b"Transfer-Encoding: query-canary\r\n\r\n",
+    "CONNECT": b"CONNECT query-canary:443 HTTP/1.1\r\nHost: %b\r\n\r\n",
+    "a NUL in the path": HEAD.replace(b"/open", b"/query-canary%00") + b"\r\n",
+    "HTTP/9.1": HEAD.replace(b"HTTP/1.1", b"HTTP/9.1") + b"\r\n",
+    "a bad method": b"F\1O /open?query-canary HTTP/1.1\r\nHost: %b\r\n\r\n",
+    "TRACE": HEAD.replace(b"POST", b"TRACE") + b"\r\n",
+    "half a head": HEAD,
+    "hidden": HEAD.replace(b"/open", b"/health/query-canary") + b"\r\n",
+    "the console's limit": HEAD + b"Content-Length: 2000000\r\n\r\nquery-canary",
+}  # fmt: skip
+
+
+def test_no_refusal_shows_what_a_sender_may_keep_secret(server: Serve, folder: Path) -> None:
+    """Whatever Host it names, through either server, with the bridge there and gone."""
+    with edge(folder, ingest=server.port, console=server.management_port) as front, edge_to_nobody(folder) as alone:
+        for one in (front, alone):
+            for name in (WEBHOOKS, CONSOLE):
+                for host in (name.encode(), b"evil.test"):
+                    for data in REFUSED.values():
+                        with one.open(name) as client, contextlib.suppress(OSError):
+                            client.socket.sendall(data.replace(b"%b", host))
+                            client.socket.shutdown(socket.SHUT_WR)
+                            client.rest()
+            with socket.create_connection(("127.0.0.1", one.https_port), WAIT_S) as plain:
+                plain.sendall(REFUSED["two lengths"])
+                with contextlib.suppress(OSError):
+                    plain.recv(100)
+            # What comes later is in the log: so is all before.
+            assert one.ask(asked("/health/last", method="GET")).status == 404
+            eventually(lambda one=one: one.log.read_text().count('"status":404') > 1, "the last line")
+            text = one.log.read_text()
+            assert text.count("answered by nginx") > 40
+            assert '"client":"127.0.0.1"' in text
+            assert "query-canary" not in text
+            assert [line for line in text.splitlines() if "request:" in line] == []
+
+
+@contextlib.contextmanager
+def edge_to_nobody(folder: Path) -> Iterator[Edge]:
+    """Whose bridge does not answer."""
+    (folder / "alone").mkdir()
+    with edge(folder / "alone") as front:
+        yield front
+
+
+PAGE = b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % CONSOLE.encode()
+
+
+def test_who_asks_the_console_too_often_is_429(front: Edge) -> None:
+    """More than 20 a second after 100 at once: people never, who guesses passwords soon."""
+    statuses: list[int] = []
+    with front.open(CONSOLE, source="127.0.0.5") as client:
+        while 429 not in statuses:
+            assert len(statuses) < 20_000
+            statuses.append(client.send(PAGE).answer().status)
+    assert statuses.count(404) >= 100
+    assert front.ask(PAGE, CONSOLE).status == 404  # another address
+
+
+def test_the_console_has_64_requests_of_one_address_at_once(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as mute, contextlib.ExitStack() as opened:
+        mute.settimeout(WAIT_S)
+        front = opened.enter_context(edge(folder, console=mute.getsockname()[1]))
+        for _ in range(64):
+            opened.enter_context(front.open(CONSOLE, source="127.0.0.6")).send(PAGE)
+            opened.enter_context(mute.accept()[0])  # it is under way
+        with front.open(CONSOLE, source="127.0.0.6") as one_more:
+            answer = one_more.send(PAGE).answer()
+        assert (answer.status, answer.code) == (429, "edge.too_many")
+        opened.enter_context(front.open(CONSOLE)).send(PAGE)
+        opened.enter_context(mute.accept()[0])  # another address gets through
 
 
 def test_a_request_under_way_survives_a_reload(server: Serve, folder: Path) -> None:

@@ -37,6 +37,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "topics": ("topics", "List and describe topics."),
     "tls": ("tls", "Make and show the certificates of the local stack."),
     "users": ("users", "Users for outside consumers: make, list, rotate, delete."),
+    "guard": ("guard", "Stand between a TLS proxy and Kafka for outside consumers."),
     "doctor": ("doctor", "Check every dependency, permission and limit."),
 }
 

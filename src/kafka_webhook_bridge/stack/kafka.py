@@ -77,7 +77,9 @@ group.initial.rebalance.delay.ms=0
 # After kill -9 the old session must expire before the node serves again: 3 s instead of 9.
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
-# The largest record and its batch. Before login the smaller limit guards; the queue of requests is bounded in bytes.
+# The largest record and its batch. Before login the smaller limit guards; the queue of requests is bounded in bytes,
+# for all listeners together: whoever is logged in may use it up, unless kafka/guard.py stands before PROXY. It has
+# room for as many of the guard's frames as PROXY takes connections.
 socket.request.max.bytes=20971520
 sasl.server.max.receive.size=65536
 queued.max.request.bytes=134217728
@@ -91,6 +93,12 @@ listener.name.proxy.max.connections=1000
 listener.name.proxy.max.connection.creation.rate=50
 # A deleted user's connection ends when its login must be renewed.
 listener.name.proxy.connections.max.reauth.ms=600000
+# What groups may keep on the heap, by anyone who may read in one. The metadata of an offset is kept for a week, of each
+# group and partition; clients leave it empty or write a few bytes. The number of groups has no limit in Kafka.
+offset.metadata.max.bytes=512
+group.max.size=500
+group.max.session.timeout.ms=300000
+group.consumer.max.size=500
 # A quota is a mean over 11 windows of 1 s: who reads at full speed gets them at once, then waits for the next, and has
 # 11/12 of its quota in the mean. Fewer windows make smaller bursts and lower means: 4/5 with 4.
 quota.window.num=11

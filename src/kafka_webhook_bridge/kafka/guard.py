@@ -1,0 +1,310 @@
+"""Stands before PROXY, Kafka's listener for outside consumers, and lets nothing through that no consumer needs.
+
+    consumer ──TLS──▶ nginx ──PROXY header──▶ guard ──whole frames──▶ Kafka's PROXY
+
+Kafka holds memory for a frame from the moment it has read its length, up to `socket.request.max.bytes`, and takes it
+from one pool for all listeners (`queued.max.request.bytes`). Neither is a listener's own setting, and the first must
+have room for the largest record of the bridge. So seven connections of one user, each with a length of 20 MiB and two
+bytes of it, make the whole broker mute for as long as they last. Here a frame is kept until it is whole, and is short:
+
+    CONNECTIONS_MAX x FRAME_BYTES_MAX <= queued.max.request.bytes
+
+What Kafka answers passes as it comes. Everything is refused by the end of the connection and a line in the log: Kafka's
+protocol has no words for it, and clients come again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, cast
+
+from kafka_webhook_bridge.observability import logs
+
+# A frame of a consumer is a few hundred bytes. The longest: a first Fetch, about 30 bytes for each partition and the
+# topics' names, or the assignment of a large group by its leader. This has room for 2 500 partitions.
+FRAME_BYTES_MAX = 128 * 1024
+FRAME_S_MAX = 10.0  # from its first byte to its last
+CONNECTIONS_MAX = 1000  # as listener.name.proxy.max.connections
+# New connections of one address. A consumer opens two or three and keeps them; the broker takes 50 a second of all.
+NEW_BURST = 200
+NEW_PER_S = 20.0
+ADDRESSES_MAX = 4096  # that are told apart; the others share one allowance
+CONNECT_S_MAX = 10.0
+_HEADER_BYTES_MAX = 107  # of the PROXY protocol, version 1
+_PAUSE_AT_BYTES = 64 * 1024  # that one side has not taken; asyncio's own high-water mark
+
+_log = logs.get_logger("guard")
+
+
+class Allowances:
+    """So many new connections of an address at once, and then so many a second. `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._left: dict[str, tuple[float, float]] = {}  # address → allowance, moment of it
+
+    def allow(self, address: str) -> bool:
+        """Whether one more connection of this address may come now."""
+        now = self._clock()
+        if address not in self._left and len(self._left) >= ADDRESSES_MAX:
+            rested = now - NEW_BURST / NEW_PER_S
+            self._left = {one: state for one, state in self._left.items() if state[1] > rested}
+            if len(self._left) >= ADDRESSES_MAX:
+                address = ""
+        left, then = self._left.get(address, (float(NEW_BURST), now))
+        left = min(float(NEW_BURST), left + (now - then) * NEW_PER_S)
+        allowed = left >= 1
+        self._left[address] = (left - 1 if allowed else left, now)
+        return allowed
+
+
+class Frames:
+    """Kafka's frames out of bytes as they come: a length of four bytes, signed, then so many."""
+
+    def __init__(self) -> None:
+        self.partial = bytearray()
+
+    def whole(self, data: bytes) -> bytes:
+        """The frames that are whole now, one after another. Raises ValueError for a length that no consumer sends."""
+        self.partial += data
+        end, have = 0, len(self.partial)
+        while have - end >= 4:
+            length = int.from_bytes(self.partial[end : end + 4], signed=True)
+            if not 0 <= length <= FRAME_BYTES_MAX:
+                raise ValueError(length)
+            if have - end < 4 + length:
+                break
+            end += 4 + length
+        found = bytes(self.partial[:end])
+        del self.partial[:end]
+        return found
+
+
+class Guard:
+    """One listening port before one broker's listener. All of it runs on one event loop."""
+
+    def __init__(self, host: str, port: int, *, allowances: Allowances | None = None) -> None:
+        """Where Kafka's PROXY is. The name is looked up for each connection: a broker may move."""
+        self.host, self.port = host, port
+        self.allowances = allowances or Allowances()
+        self.outsides: set[_Outside] = set()
+        self._server: asyncio.Server | None = None
+        self._lookup: asyncio.Task[list[Any]] | None = None
+
+    async def listen(self, host: str, port: int) -> int:
+        """Serve from now on; returns the port, for 0 a free one."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: _Outside(self), host, port, backlog=1024)
+        found: int = self._server.sockets[0].getsockname()[1]
+        return found
+
+    async def where(self) -> tuple[str, int]:
+        """Kafka's address now. One lookup for all who wait: while a name is missing it may take seconds, and lookups
+        of clients that come again and again would queue up behind each other."""
+        loop = asyncio.get_running_loop()
+        if self._lookup is None or self._lookup.done():
+            self._lookup = loop.create_task(self._look_up())
+            self._lookup.add_done_callback(lambda done: done.cancelled() or done.exception())
+        found: tuple[str, int] = (await asyncio.shield(self._lookup))[0][4][:2]
+        return found
+
+    async def _look_up(self) -> list[Any]:
+        found = await asyncio.get_running_loop().getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        return list(found)
+
+    async def close(self) -> None:
+        """End all of it now: consumers connect again."""
+        if self._server is not None:
+            self._server.close()
+        for outside in list(self.outsides):
+            outside.end()
+
+
+class _Side(asyncio.Protocol):
+    """What both sides do: whoever takes nothing makes the other side wait."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.other: _Side | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's are of no class of asyncio's
+        self.transport.set_write_buffer_limits(high=_PAUSE_AT_BYTES)
+
+    def pause_writing(self) -> None:
+        if self.other is not None:
+            self.other.hold()
+
+    def resume_writing(self) -> None:
+        if self.other is not None:
+            self.other.go_on()
+
+    def hold(self) -> None:
+        """Read nothing."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def go_on(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """End it when what was written has been sent."""
+        if self.transport is not None:
+            self.transport.close()
+
+
+class _Inside(_Side):
+    """Kafka's side. Its bytes pass as they are."""
+
+    def __init__(self, outside: _Outside) -> None:
+        super().__init__()
+        self.other = outside
+        self._outside = outside
+
+    def data_received(self, data: bytes) -> None:
+        if (transport := self._outside.transport) is not None:
+            transport.write(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._outside.close()
+
+
+class _Outside(_Side):
+    """nginx's side: a line that says for whom, then the frames of a consumer."""
+
+    def __init__(self, guard: Guard) -> None:
+        super().__init__()
+        self._guard = guard
+        self._frames = Frames()
+        self._header: bytearray | None = bytearray()  # None when it has come
+        self._connecting: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.address = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if len(self._guard.outsides) >= CONNECTIONS_MAX:
+            self._cut("too many connections")
+            return
+        self._guard.outsides.add(self)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        if self._header is not None:
+            self._read_header(data)
+            return
+        waited = bool(self._frames.partial)
+        try:
+            found = self._frames.whole(data)
+        except ValueError as error:
+            self._cut("a frame that no consumer sends", length=error.args[0])
+            return
+        if found:
+            self._send(found)
+        if self._frames.partial and (found or not waited):
+            self._wait()
+        elif not self._frames.partial:
+            self._wait_no_more()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end()
+
+    def hold(self) -> None:
+        super().hold()
+        self._wait_no_more()  # the rest of a frame cannot come now
+
+    def go_on(self) -> None:
+        super().go_on()
+        if self._frames.partial:
+            self._wait()
+
+    def end(self) -> None:
+        """Both sides, at once."""
+        self._wait_no_more()
+        self._guard.outsides.discard(self)
+        if self._connecting is not None:
+            self._connecting.cancel()
+        for side in (self, self.other):
+            if side is not None and side.transport is not None:
+                side.transport.abort()
+
+    def _read_header(self, data: bytes) -> None:
+        assert self._header is not None
+        self._header += data
+        line, found, rest = bytes(self._header).partition(b"\r\n")
+        words = line[:_HEADER_BYTES_MAX].split(b" ")
+        if len(line) > _HEADER_BYTES_MAX or (found and words[0] != b"PROXY"):
+            self._cut("no PROXY header")
+        if not found or self._closing():
+            return
+        self._header = None
+        self.address = words[2].decode("ascii", "replace") if len(words) > 2 else ""
+        self._wait_no_more()
+        if not self._guard.allowances.allow(self.address):
+            self._cut("too many new connections from this address")
+            return
+        super().hold()
+        self._connecting = asyncio.get_running_loop().create_task(self._connect(rest))
+
+    async def _connect(self, rest: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        inside = _Inside(self)
+        try:
+            async with asyncio.timeout(CONNECT_S_MAX):
+                await loop.create_connection(lambda: inside, *await self._guard.where())
+        except (OSError, TimeoutError) as error:
+            self._connecting = None
+            self._cut("the broker was not reached", said=str(error))
+            return
+        self._connecting = None
+        self.other = inside
+        if self._closing():
+            self.end()
+            return
+        super().go_on()
+        if rest:
+            self.data_received(rest)
+
+    def _send(self, frames: bytes) -> None:
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.write(frames)
+
+    def _wait(self) -> None:
+        self._wait_no_more()
+        self._timer = asyncio.get_running_loop().call_later(FRAME_S_MAX, self._late)
+
+    def _wait_no_more(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        if self._header is not None and not self._header:
+            self.end()  # connected and said nothing: a health check
+        else:
+            self._cut("a frame that does not end")
+
+    def _cut(self, code: str, **more: object) -> None:
+        _log.warning("kafka connection cut", code=code, client=self.address, **more)
+        self.end()
+
+    def _closing(self) -> bool:
+        return self.transport is None or self.transport.is_closing()
+
+
+async def run(listen: tuple[str, int], broker: tuple[str, int]) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    guard = Guard(*broker)
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for wanted in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(wanted, done.set)
+    port = await guard.listen(*listen)
+    _log.info("the guard listens", host=listen[0], port=port, broker=f"{broker[0]}:{broker[1]}")
+    await done.wait()
+    await guard.close()
