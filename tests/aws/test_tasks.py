@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import http.client
+import itertools
 import json
 import os
 import re
@@ -26,10 +27,12 @@ import pytest
 import yaml
 from task_world import ENTRYPOINT, ROOT, SCENE, USERNAME, Bridge, KafkaTask, definition, filters, matches, value_of
 from tls_proxy import TlsProxy
-from world import environment, world
+from world import KAFKAS, STAGES, Scene, environment, secrets, world
 
 from authority import Authority
 from bridge import LOGIN, WAIT_S, Serve, eventually
+from kafka_webhook_bridge.app.preflight import Role, load
+from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.users import Users
 from secrets_manager import SecretsManager
 from tls_postgres import TlsPostgres, tls_postgres
@@ -352,6 +355,52 @@ def test_rule_12_the_database_is_known_by_its_certificate_or_not_used(bridge: Br
         done = bridge.run("worker", name="migrate", DATABASE_URL=url)
         assert done.returncode != 0
         assert words in done.stderr
+
+
+# ── what each choice of a cluster means to the bridge ─────────────────────────────────────────────────────────────────
+
+LOGINS: dict[str, dict[str, str]] = {
+    "single": {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN"},
+    "plain": {"security.protocol": "SASL_SSL", "sasl.mechanism": "PLAIN"},
+    "scram": {"security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512"},
+    "mtls": {"security.protocol": "SSL"},
+    "iam": {"security.protocol": "SASL_SSL", "sasl.mechanism": "OAUTHBEARER"},
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("kafka_kind", KAFKAS)
+def test_rule_6_the_bridge_takes_the_environment_of_every_choice(stage: str, kafka_kind: str, tmp_path: Path) -> None:
+    """With authorities in the cluster's secret, and with none: then the system's are trusted."""
+    authority = Authority(tmp_path)
+    authority.issue(tmp_path, ("bridge",), file="client")
+    config = (ROOT / f"aws/config/{stage}.yaml").read_text()
+    held = {
+        "KWB_CONFIG": config,
+        "KWB_SECRETS_JSON": json.dumps(dict.fromkeys(re.findall(r"\$\{(\w+)\}", config), "canary")),
+        "KAFKA_USERNAME": "of-the-cluster", "KWB_KAFKA_SSL_CERT": (tmp_path / "client.pem").read_text(),
+        "KWB_KAFKA_SSL_KEY": (tmp_path / "client.key").read_text(),
+    }  # fmt: skip
+    found = world(Scene(stage, kafka_kind))
+    roles: tuple[Role, ...] = ("ingest", "worker", "console")
+    tasks = [*((role, role) for role in roles), ("all", "admin")]
+    for (role, name), ca in itertools.product(tasks, (authority.ca.read_text(), "")):
+        container = found.container(name)
+        environ = {
+            **environment(container), "AWS_REGION": "eu-north-1",
+            **{key: {**held, "KWB_KAFKA_SSL_CA": ca}.get(key, "canary") for key in secrets(container)},
+        }  # fmt: skip
+        environ["DATABASE_URL"] = environ["DATABASE_URL"].replace("/app/rds.pem", str(authority.ca))
+        settings = load(role, environ).settings  # type: ignore[arg-type]
+        login = client_config(settings.kafka)
+        assert {key: login.get(key) for key in ("security.protocol", "sasl.mechanism")} == {
+            "sasl.mechanism": None, **LOGINS[kafka_kind],
+        }  # fmt: skip
+        assert ("oauth_cb" in login) == (kafka_kind == "iam")
+        assert ("ssl.key.pem" in login) == (kafka_kind == "mtls")
+        assert ("ssl.ca.pem" in login) == (bool(ca) and kafka_kind in ("plain", "scram", "mtls"))
+        assert settings.store.password is not None
+        assert "canary" not in environ["DATABASE_URL"]
 
 
 # ── the entry point of the Kafka image ────────────────────────────────────────────────────────────────────────────────

@@ -80,7 +80,7 @@ def test_rule_4_another_bridge_leaves_the_broker_alone(dev: Scene) -> None:
     dev.checkout.restore()
 
 
-def test_rule_15_a_template_with_one_parameter_fewer(dev: Scene) -> None:
+def test_rules_15_and_16_a_template_with_one_parameter_fewer(dev: Scene) -> None:
     dev.deploy(ALARM_EMAIL="who@example.test")
     assert dev.parameters()["AlarmEmail"] == "who@example.test"
     path = dev.checkout.root / "aws/templates/bridge.yaml"

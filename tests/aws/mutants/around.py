@@ -15,6 +15,49 @@ ALARMS = (
 )  # fmt: skip
 
 MUTANTS: list[Mutant] = [
+    ("service-in-the-default-cluster", watch.the_cluster_is_observed, drop(of("WorkerService", "Cluster"))),
+    ("insights-before-their-log", watch.logs_are_kept_for_a_while, drop(B + "Resources/Cluster/DependsOn")),
+    (
+        "disk-full-is-fine",
+        watch.alarms_look_the_right_way,
+        put(of("DiskAlarm", "ComparisonOperator"), "GreaterThanThreshold"),
+    ),
+    ("alarm-at-no-number", watch.alarms_look_the_right_way, drop(of("OutboxAlarm", "Threshold"))),
+    (
+        "errors-of-the-console-too",
+        watch.rule_18_only_errors_of_ingest_roll_back,
+        drop(of("Ingest5xxAlarm", "Dimensions/Name=TargetGroup")),
+    ),
+    (
+        "punctuation-in-passwords",
+        data.rule_7_generated_passwords_are_harmless,
+        put(of("DatabaseSecret", "GenerateSecretString/ExcludePunctuation"), False),
+    ),
+    (
+        "secret-without-a-version",
+        data.rule_7_generated_passwords_are_harmless,
+        drop(of("SourcesSecret", "SecretString")),
+    ),
+    (
+        "database-without-password",
+        data.rule_12_the_database_takes_the_password_that_tasks_are_given,
+        drop(of("Database", "MasterUserPassword")),
+    ),
+    (
+        "configuration-lost-when-replaced",
+        data.rule_17_what_is_replaced_is_kept,
+        drop(B + "Resources/ConfigSecret/UpdateReplacePolicy"),
+    ),
+    (
+        "holes-unseen",
+        data.rule_4_tags_never_move_and_stay,
+        drop(of("KafkaRepository", "ImageScanningConfiguration", "registry")),
+    ),
+    (
+        "balancer-deleted-by-a-slip",
+        data.rule_20_what_aws_cannot_empty_stays,
+        drop(of("Nlb", "LoadBalancerAttributes/Key=deletion_protection.enabled")),
+    ),
     # ---- shape
     (
         "name-of-33",

@@ -58,20 +58,49 @@ MUTANTS: list[Mutant] = [
         drop(of("KafkaSecurityGroup", "SecurityGroupEgress/1")),
     ),
     (
+        "cut-from-aws",
+        network.rule_1_groups_let_out_what_the_table_says,
+        drop(of("IngestSecurityGroup", "SecurityGroupEgress/0")),
+    ),
+    (
+        "cut-from-the-cluster",
+        network.rule_1_groups_let_out_what_the_table_says,
+        put(of("IngestSecurityGroup", "SecurityGroupEgress/2/Fn::If/2/FromPort"), 9443),
+    ),
+    (
+        "mount-target-in-the-default-group",
+        network.rule_1_everything_with_an_address_has_a_group,
+        drop(of("MountTarget2", "SecurityGroups")),
+    ),
+    (
+        "endpoint-in-the-default-group",
+        network.rule_1_everything_with_an_address_has_a_group,
+        drop(of("LogsEndpoint", "SecurityGroupIds", "vpc")),
+    ),
+    (
+        "route-before-the-internet",
+        network.rule_1_private_subnets_leave_through_nat_alone,
+        drop("vpc/Resources/PublicDefaultRoute/DependsOn"),
+    ),
+    ("flow-log-may-not-write", network.refused_connections_are_logged, drop(of("FlowLogRole", "Policies", "vpc"))),
+    (
+        "database-in-the-default-vpc",
+        network.network_interfaces_are_private_but_the_balancers,
+        drop(of("Database", "DBSubnetGroupName")),
+    ),
+    (
         "worker-on-a-host",
         network.rule_1_everything_runs_on_fargate,
         put(of("WorkerService", "LaunchType"), "EC2"),
     ),
     (
-        "file-system-for-nobody",
+        "name-of-no-broker",
         network.rule_1_external_mode_has_no_broker_parts,
         both(
-            drop(B + "Resources/MountTarget2/Condition"),
-            put(of("MountTarget2", "FileSystemId"), "fs-0a1b2c3d4e5f60718"),
-            put(of("MountTarget2", "SecurityGroups"), []),
+            drop(B + "Resources/KafkaDiscovery/Condition"),
             put(
-                of("KafkaService", "NetworkConfiguration/AwsvpcConfiguration/Subnets"),
-                [{"Fn::Select": [0, ref("PrivateSubnetIds")]}],
+                of("KafkaDiscovery", "NamespaceId"),
+                {"Fn::If": ["SingleKafka", ref("Namespace"), "ns-0a1b2c3d4e5f6071"]},
             ),
         ),
     ),
@@ -180,6 +209,16 @@ MUTANTS: list[Mutant] = [
             put(of("IngestTargetGroup", "Protocol"), "HTTP"),
             put(of("IngestTargetGroup", "HealthCheckProtocol"), "HTTP"),
         ),
+    ),
+    (
+        "health-asked-without-tls",
+        doors.rule_9_the_balancer_speaks_https_to_ingest,
+        drop(of("IngestTargetGroup", "HealthCheckProtocol")),
+    ),
+    (
+        "idle-for-two-minutes",
+        doors.the_balancer_hangs_up_first,
+        put(of("Alb", "LoadBalancerAttributes/Key=idle_timeout.timeout_seconds/Value"), "120"),
     ),
     (
         "headers-dropped",

@@ -9,6 +9,11 @@ from mutants import Mutant, add, both, container, drop, new, of, put, ref, sub, 
 B = "bridge/"
 
 MUTANTS: list[Mutant] = [
+    (
+        "scales-something-else",
+        tasks.rule_11_only_ingest_scales,
+        put(of("IngestScaling", "ScalableDimension"), "ecs:service:Tasks"),
+    ),
     # ---- tasks
     ("stop-after-300", tasks.tasks_stop_in_time, put(container("KafkaTask", "StopTimeout"), 300)),
     (

@@ -62,9 +62,12 @@ def grants(stack: Stack) -> list[Grant]:
     ]
 
 
+def grants_of(stack: Stack, role: Resource | None) -> list[Grant]:
+    return [one for one in grants(stack) if role is not None and one.role == role.id]
+
+
 def of_role(world: World, arn: Any) -> list[Grant]:
-    role = world.bridge.at(arn)
-    return [one for one in grants(world.bridge) if role is not None and one.role == role.id]
+    return grants_of(world.bridge, world.bridge.at(arn))
 
 
 def may(several: list[Grant], action: str, resource: str) -> bool:

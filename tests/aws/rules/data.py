@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 
 from resolver import Resource, Stack, strings, text
-from world import World, only, pairs
+from world import BRIDGES, World, only, pairs, secrets
 
 KEPT = "RetainExceptOnCreate"  # a stack that never came up leaves nothing behind
 DATABASE = {  # stage → days of backups, two zones, protected
@@ -53,11 +53,13 @@ def rule_10_data_stay_in_prod_and_go_in_dev(world: World) -> Iterator[str]:
             yield f"{one.id}, {one.get('Name')}, is deleted with {one.deletion}"
     names = {
         text(one.get("Name")).removeprefix(f"{world.prefix}/") for one in world.bridge.of("SecretsManager::Secret")
-    } - {"None"}
-    if not {"webhook", "database"} <= names <= {"webhook", "database", "kafka", "console"} or (
-        world.single and "kafka" not in names
-    ):
-        yield f"secrets: {sorted(names)}"
+    }
+    own = world.single or (
+        world.scene.kafka in {"plain", "scram"} and not world.bridge.parameters["KafkaClientSecretArn"]
+    )
+    known = {"webhook", "database", *(["console"] if world.scene.console else []), *(["kafka"] if own else [])}
+    if names - {"None"} != known:
+        yield f"secrets: {sorted(names - {'None'})}, not {sorted(known)}"
 
 
 def rule_10_a_snapshot_brings_its_own_name_and_user(world: World) -> Iterator[str]:
@@ -77,6 +79,30 @@ def rule_10_a_snapshot_brings_its_own_name_and_user(world: World) -> Iterator[st
         yield f"{found}, not {wanted}"
 
 
+def rule_7_generated_passwords_are_harmless(world: World) -> Iterator[str]:
+    """Long, and without what JSON, JAAS or a URL would take for their own; a secret has a first version."""
+    for one in world.bridge.of("SecretsManager::Secret"):
+        made = one.get("GenerateSecretString")
+        if made is None:
+            if not one.get("SecretString"):
+                yield f"{one.id} is empty, and no task starts with it"
+            continue
+        if text(made.get("ExcludePunctuation")) != "true" or int(made.get("PasswordLength", 32)) < 32:
+            yield f"{one.id}: {made}"
+        if made.get("GenerateStringKey") != "password" or not json.loads(made.get("SecretStringTemplate", "{}")).get(
+            "username"
+        ):
+            yield f"{one.id} has no username and password: {made}"
+
+
+def rule_12_the_database_takes_the_password_that_tasks_are_given(world: World) -> Iterator[str]:
+    given = {secrets(one).get("DATABASE_PASSWORD") for _, one in world.containers(*BRIDGES)}
+    secret = world.secret("database")
+    wanted = f"{{{{resolve:secretsmanager:<{secret.id}>:SecretString:password}}}}"
+    if world.database.get("MasterUserPassword") != wanted or given != {f"<{secret.id}>:password::"}:
+        yield f"the database takes {world.database.get('MasterUserPassword')}, tasks have {given}"
+
+
 def rule_12_the_database_insists_on_tls(world: World) -> Iterator[str]:
     group = world.bridge.at(world.database.get("DBParameterGroupName"))
     if group is None or text(group.get("Parameters", {}).get("rds.force_ssl")) != "1":
@@ -91,7 +117,7 @@ def rule_17_what_is_replaced_is_kept(world: World) -> Iterator[str]:
     """The guard asks before; should it be passed, the old one stays, or a snapshot of it."""
     wanted = {"AWS::RDS::DBInstance": "Snapshot", "AWS::EFS::FileSystem": "Retain", "AWS::S3::Bucket": "Retain"}
     for one in world.bridge.resources.values():
-        if one.type in wanted and one.replaced != wanted[one.type]:
+        if one.replaced != wanted.get(one.type, "Retain" if one in retained(world) else one.replaced):
             yield f"{one.id} is replaced with {one.replaced}"
 
 
@@ -152,7 +178,9 @@ def rule_4_tags_never_move_and_stay(world: World) -> Iterator[str]:
     for name, one in found.items():
         if one.get("ImageTagMutability") != "IMMUTABLE":
             yield f"{name}: a tag may move"
-        for rule in json.loads(one.get("LifecyclePolicy.LifecyclePolicyText", '{"rules": []}'))["rules"]:
+        if text(one.get("ImageScanningConfiguration.ScanOnPush")) != "true":
+            yield f"{name}: nobody looks for holes"
+        for rule in json.loads(one.get("LifecyclePolicy.LifecyclePolicyText"))["rules"]:
             if rule["selection"]["tagStatus"] != "untagged":
                 yield f"{name}: images with a tag expire, {rule['selection']}"
 
@@ -190,11 +218,10 @@ def rule_20_what_aws_cannot_empty_stays(world: World) -> Iterator[str]:
             yield f"{one.id}: deleted with {one.deletion}"
         if not [rule for rule in one.get("LifecycleConfiguration.Rules", []) if rule.get("ExpirationInDays")]:
             yield f"{one.id} grows for ever"
-    if (
-        text(pairs(world.alb.get("LoadBalancerAttributes"), "Key").get("deletion_protection.enabled", "false"))
-        != DATABASE[world.scene.stage][2]
-    ):
-        yield f"{world.alb.id}: protected against deletion, or not, unlike the database"
+    for one in world.bridge.of("ElasticLoadBalancingV2::LoadBalancer"):
+        attributes = pairs(one.get("LoadBalancerAttributes"), "Key")
+        if text(attributes.get("deletion_protection.enabled", "false")) != DATABASE[world.scene.stage][2]:
+            yield f"{one.id} is protected against deletion, or not, unlike the database"
 
 
 def rule_5_kafka_keeps_its_files(world: World) -> Iterator[str]:
@@ -246,6 +273,8 @@ RULES = (
     rule_10_a_snapshot_brings_its_own_name_and_user,
     rule_11_every_task_finds_its_connections,
     rule_12_the_database_insists_on_tls,
+    rule_12_the_database_takes_the_password_that_tasks_are_given,
+    rule_7_generated_passwords_are_harmless,
     rule_15_templates_have_a_bucket,
     rule_16_releases_do_not_expire,
     rule_17_what_is_replaced_is_kept,

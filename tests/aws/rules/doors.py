@@ -10,6 +10,8 @@ from typing import Any
 from resolver import strings, text
 from world import CERTIFICATE, CONSOLE, DOMAIN, World, balancer, only, pairs
 
+from rules.settings import checked, variables
+
 POLICY = "ELBSecurityPolicy-TLS13-1-2-Res-2021-06"
 ABLE = {"application": {"HTTP", "HTTPS"}, "network": {"TCP", "TLS", "UDP", "TCP_UDP"}}
 FORWARDS = {"HTTP": {"HTTP", "HTTPS"}, "HTTPS": {"HTTP", "HTTPS"}, "TCP": {"TCP"}, "TLS": {"TCP", "TLS"}}
@@ -98,8 +100,8 @@ def rule_9_both_doors_speak_modern_tls(world: World) -> Iterator[str]:
 def rule_9_the_balancer_speaks_https_to_ingest(world: World) -> Iterator[str]:
     if world.target("ingest").get("Protocol") != "HTTPS":
         yield f"ingest gets {world.target('ingest').get('Protocol')}"
-    if world.target("ingest").get("HealthCheckProtocol", "HTTPS") != "HTTPS":
-        yield "the health of ingest is asked for without TLS"
+    if world.target("ingest").get("HealthCheckProtocol", "HTTP") != "HTTPS":
+        yield "the health of ingest is asked for without TLS, as AWS does by default"
 
 
 def rule_9_headers_reach_ingest_as_they_came(world: World) -> Iterator[str]:
@@ -194,6 +196,14 @@ def health_is_whether_a_process_answers(world: World) -> Iterator[str]:
             yield f"{role}: healthy with {group.get('Matcher.HttpCode')}"
 
 
+def the_balancer_hangs_up_first(world: World) -> Iterator[str]:
+    """It may send a request on an idle connection at the moment in which ingest closes it, and answers 502 then."""
+    idle_s = int(text(pairs(world.alb.get("LoadBalancerAttributes"), "Key").get("idle_timeout.timeout_seconds", 60)))
+    kept_s = checked(tuple(variables(world.container("ingest")).items()))[0].ingest.keep_alive_ms / 1000
+    if not idle_s < kept_s:
+        yield f"it keeps an idle connection for {idle_s} s, ingest for {kept_s:g}"
+
+
 def rule_9_kafka_gets_its_bytes_and_no_header(world: World) -> Iterator[str]:
     """The broker reads no PROXY header, clients inside the VPC come back through the NLB, and it is in one zone."""
     if not world.single:
@@ -286,6 +296,7 @@ RULES = (
     balancers_have_the_listeners_that_they_can_have,
     balancers_send_to_a_port_that_listens,
     balancers_write_their_logs,
+    the_balancer_hangs_up_first,
     health_is_whether_a_process_answers,
     listeners_forward_to_what_understands_them,
 )

@@ -10,6 +10,8 @@ from typing import Any
 from resolver import Resource, Stack, text
 from world import BRIDGES, CLIENTS, World, balancer
 
+from rules.access import grants_of, may
+
 Flow = tuple[str, str, str]
 LOOPBACK = "127.0.0.1/32"  # what a group names that may go nowhere: an empty list would mean everywhere
 GONE = re.compile(
@@ -111,8 +113,46 @@ def rule_1_groups_let_out_what_the_table_says(world: World) -> Iterator[str]:
         if role in {"alb", "nlb", "db", "efs", "endpoints"}:
             if out != needed:
                 yield f"let out: {in_plain_words(out) or 'nothing'}, not {in_plain_words(needed) or f'{role} nowhere'}"
-        elif (role, "world", "all") not in out and (lost := needed - out):
+            continue
+        if (role, "world", "all") not in out and (lost := needed - out):
             yield f"not let out: {in_plain_words(lost)}"
+        if lost_ports := [
+            port for port in outside(world, role) if not any(opens(flow[2], port) for flow in out if flow[1] == "world")
+        ]:
+            yield f"{role} is not let out to the world's {lost_ports}"
+
+
+def outside(world: World, role: str) -> list[int]:
+    """Ports beyond the VPC that a task must reach: those of AWS and, from the bridge, of brokers that are not ours."""
+    if role == "kafka":
+        return [443]
+    if not world.single:
+        servers = text(world.bridge.parameters["KafkaBootstrapServers"]).split(",")
+        return sorted({443, *(int(one.rpartition(":")[2]) for one in servers)})
+    door = [int(text(world.bridge.parameters["KafkaExternalPort"]))] if role == "worker" else []
+    return [443, *door]  # the worker watches the certificate at the outer door
+
+
+def opens(ports_: str, port: int) -> bool:
+    """Whether `tcp 1024-65535` contains a port."""
+    low, _, high = ports_.removeprefix("tcp ").partition("-")
+    return ports_ == "all" or int(low) <= port <= int(high or low)
+
+
+def rule_1_everything_with_an_address_has_a_group(world: World) -> Iterator[str]:
+    """Else AWS takes the VPC's default group, which lets nobody else in."""
+    ways = {
+        "ElasticLoadBalancingV2::LoadBalancer": "SecurityGroups",
+        "ECS::Service": "NetworkConfiguration.AwsvpcConfiguration.SecurityGroups",
+        "RDS::DBInstance": "VPCSecurityGroups",
+        "EFS::MountTarget": "SecurityGroups",
+    }
+    for stack in ours(world):
+        found = [(one, path) for kind, path in ways.items() for one in stack.of(kind)]
+        found += [(one, "SecurityGroupIds") for one in stack.of("EC2::VPCEndpoint", VpcEndpointType="Interface")]
+        for one, path in found:
+            if not one.get(path):
+                yield f"{one.id} is in no group"
 
 
 def rule_1_everything_runs_on_fargate(world: World) -> Iterator[str]:
@@ -232,8 +272,28 @@ def rule_1_private_subnets_leave_through_nat_alone(world: World) -> Iterator[str
     for one in vpc.of("EC2::VPC"):
         if {text(one.get("EnableDnsSupport")), text(one.get("EnableDnsHostnames"))} != {"true"}:
             yield "names of endpoints, EFS and Kafka do not resolve in the VPC"
-    if not [one for one in vpc.of("EC2::FlowLog") if one.get("ResourceType") == "VPC"]:
+    attachments = {one.id for one in vpc.of("EC2::VPCGatewayAttachment")}
+    for one in vpc.of("EC2::Route") + vpc.of("EC2::EIP"):
+        if (one.type == "AWS::EC2::EIP" or one.get("GatewayId")) and not attachments & one.after:
+            yield f"{one.id} may come before there is an internet"
+
+
+def refused_connections_are_logged(world: World) -> Iterator[str]:
+    """By a role that may write there."""
+    if world.vpc is None:
+        return
+    found = world.vpc.of("EC2::FlowLog", ResourceType="VPC")
+    if not found:
         yield "no flow log"
+    for one in found:
+        group, role = world.vpc.at(one.get("LogGroupName")), world.vpc.at(one.get("DeliverLogsPermissionArn"))
+        if one.get("TrafficType") not in {"REJECT", "ALL"} or group is None or role is None:
+            yield f"{one.id} logs {one.get('TrafficType')} to {group and group.id} as {role and role.id}"
+        elif not all(
+            may(grants_of(world.vpc, role), f"logs:{action}", f"<{group.id}.Arn>")
+            for action in ("CreateLogStream", "PutLogEvents")
+        ):
+            yield f"{role.id} may not write to {group.id}"
 
 
 def network_interfaces_are_private_but_the_balancers(world: World) -> Iterator[str]:
@@ -251,17 +311,19 @@ def network_interfaces_are_private_but_the_balancers(world: World) -> Iterator[s
         yield "the admin task is not in the private subnets"
     if text(world.database.get("PubliclyAccessible")) != "false":
         yield "the database has a public address"
-    for group in world.bridge.of("RDS::DBSubnetGroup"):
-        if group.get("SubnetIds") != parameters["PrivateSubnetIds"]:
-            yield "the database is not in the private subnets"
+    group = world.bridge.at(world.database.get("DBSubnetGroupName"))
+    if group is None or group.get("SubnetIds") != parameters["PrivateSubnetIds"]:
+        yield "the database is not in the private subnets"
 
 
 RULES = (
     rule_1_everything_runs_on_fargate,
+    rule_1_everything_with_an_address_has_a_group,
     rule_1_external_mode_has_no_broker_parts,
     rule_1_groups_let_in_what_the_table_says,
     rule_1_groups_let_out_what_the_table_says,
     rule_1_private_subnets_leave_through_nat_alone,
     rule_1_without_nat_the_endpoints_lead_out,
     network_interfaces_are_private_but_the_balancers,
+    refused_connections_are_logged,
 )

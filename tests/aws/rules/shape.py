@@ -160,15 +160,15 @@ def references_are_never_to_nothing(found: Templates) -> Iterator[str]:
 def nothing_is_declared_in_vain(found: Templates) -> Iterator[str]:
     """A parameter, a condition or a row of a mapping that nobody reads is a promise that nobody keeps."""
     for name, template in found.items():
-        reading = ("Rules", "Conditions", "Resources", "Outputs")
-        used = set(strings({key: template.get(key, {}) for key in reading}))
+        parts = {key: set(strings(template.get(key, {}))) for key in ("Rules", "Conditions", "Resources", "Outputs")}
+        used = set().union(*parts.values())
         spoken = " ".join(used)
         for parameter in template.get("Parameters", {}):
             if parameter not in used and f"${{{parameter}}}" not in spoken:
                 yield f"{name}: nobody reads the parameter {parameter}"
         conditions = template.get("Conditions", {})
         asked = {key: set(strings(one)) for key, one in conditions.items()}
-        outside = set(strings([template["Resources"], template.get("Outputs", {})]))
+        outside = parts["Resources"] | parts["Outputs"]
         for condition in conditions:
             if condition not in outside.union(*(asked[other] for other in conditions if other != condition)):
                 yield f"{name}: nobody asks for the condition {condition}"
@@ -216,6 +216,9 @@ def templates_fit_into_cloudformation(found: Templates) -> Iterator[str]:
             for one, at in template["Resources"].items():
                 if strange := set(functions(at.get(policy))) - {"Fn::If", "Fn::FindInMap", "Ref"}:
                     yield f"{name}: {policy} of {one} is computed by {sorted(strange)}"
+        for one, at in template["Resources"].items():
+            if "RetainExceptOnCreate" in strings(at.get("UpdateReplacePolicy", "")):
+                yield f"{name}: {one} cannot be replaced with RetainExceptOnCreate"
         for output, at in template.get("Outputs", {}).items():
             if not at.get("Description"):
                 yield f"{name}: {output} says nothing of itself"

@@ -187,6 +187,8 @@ def rule_11_only_ingest_scales(world: World) -> Iterator[str]:
         bounds = [one.get("MinCapacity"), one.get("MaxCapacity")]
         if bounds != [world.bridge.parameters["IngestMinTasks"], world.bridge.parameters["IngestMaxTasks"]]:
             yield f"from {bounds[0]} to {bounds[1]}"
+        if one.get("ScalableDimension") != "ecs:service:DesiredCount" or one.get("ServiceNamespace") != "ecs":
+            yield f"{one.id} scales {one.get('ServiceNamespace')} by {one.get('ScalableDimension')}"
     found = {}
     for one in world.bridge.of("ApplicationAutoScaling::ScalingPolicy"):
         at = one.get("TargetTrackingScalingPolicyConfiguration", {})

@@ -40,6 +40,14 @@ def filtered(world: World) -> dict[str, Resource]:
     return {one.get("MetricTransformations")[0]["MetricName"]: one for one in world.bridge.of("Logs::MetricFilter")}
 
 
+def made_by(world: World, name: str) -> Resource | None:
+    """What makes a log group of this name by itself, if it comes first."""
+    for cluster in world.bridge.of("ECS::Cluster"):
+        if name.startswith(f"/aws/ecs/containerinsights/{cluster.get('ClusterName')}/"):
+            return cluster
+    return world.database if name.startswith("/aws/rds/") else None
+
+
 def logs_are_kept_for_a_while(world: World) -> Iterator[str]:
     """Each container writes to a group of this stack; no group is without an end."""
     for name, at in logs(world):
@@ -52,6 +60,9 @@ def logs_are_kept_for_a_while(world: World) -> Iterator[str]:
             yield f"{name} loses lines beyond the 1 MiB of AWS's default"
     for stack in filter(None, (world.vpc, world.bridge)):
         for group in stack.of("Logs::LogGroup"):
+            maker = made_by(world, text(group.get("LogGroupName")))
+            if maker is not None and group.id not in maker.after:
+                yield f"{maker.id} may make {group.id} first, and for ever"
             if text(group.get("RetentionInDays", 0)) != str(DAYS[world.scene.stage]):
                 yield f"{group.id} is kept for {group.get('RetentionInDays', 'ever')} days"
 
@@ -165,6 +176,21 @@ def alarms_reach_somebody(world: World) -> Iterator[str]:
         yield f"told: {found}"
 
 
+def alarms_look_the_right_way(world: World) -> Iterator[str]:
+    """At a number that is said, over a time that is said; red below where less is worse."""
+    for one in world.bridge.of("CloudWatch::Alarm"):
+        less_is_worse = one.get("MetricName") in {"HealthyHostCount", "FreeStorageSpace", "DaysToExpiry"}
+        way = {True: "LessThan", False: "GreaterThan"}[less_is_worse]
+        if not text(one.get("ComparisonOperator")).startswith(way):
+            yield f"{one.id}: {one.get('MetricName')} {one.get('ComparisonOperator')}"
+        if lost := [
+            name for name in ("Threshold", "Period", "EvaluationPeriods", "Statistic") if one.get(name) is None
+        ]:
+            yield f"{one.id} has no {', '.join(lost)}"
+        elif int(one.get("Period")) * int(one.get("EvaluationPeriods")) > 86_400:
+            yield f"{one.id} looks at more than a day, which CloudWatch refuses"
+
+
 def rule_18_only_errors_of_ingest_roll_back(world: World) -> Iterator[str]:
     """A broker or a database in trouble must not keep a repair from being deployed."""
     for role, service in world.services.items():
@@ -182,7 +208,7 @@ def rule_18_only_errors_of_ingest_roll_back(world: World) -> Iterator[str]:
             yield f"update.sh takes {world.bridge.outputs.get('Ingest5xxAlarmArn')}"
         target = f"<{world.target('ingest').id}.TargetGroupFullName>"
         for _, name, dimension in metrics(alarms[0]):
-            if name != "HTTPCode_Target_5XX_Count" or dimension.get("TargetGroup", target) != target:
+            if name != "HTTPCode_Target_5XX_Count" or dimension.get("TargetGroup") != target:
                 yield f"ingest goes back because of {name} {dimension}"
     if "RollbackConfiguration" in world.templates["bridge"]:
         yield "triggers in the template"
@@ -225,6 +251,8 @@ def the_cluster_is_observed(world: World) -> Iterator[str]:
         found = {at["Name"]: at["Value"] for at in one.get("ClusterSettings", [])}
         if found.get("containerInsights") not in {"enabled", "enhanced"}:
             yield f"{one.id} has no Container Insights"
+        if lost := [role for role, service in world.services.items() if service.get("Cluster") != f"<{one.id}>"]:
+            yield f"{', '.join(lost)}: in the account's default cluster"
         if one.get("ClusterName") != world.prefix:
             yield f"the cluster is called {one.get('ClusterName')}"
 
@@ -234,6 +262,7 @@ RULES = (
     rule_13_silence_is_an_alarm,
     rule_13_each_alarm_is_there,
     rule_18_only_errors_of_ingest_roll_back,
+    alarms_look_the_right_way,
     alarms_reach_somebody,
     logs_are_kept_for_a_while,
     the_cluster_is_observed,
