@@ -26,6 +26,7 @@ DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 RELEASE = re.compile(r"\d{8}T\d{6}Z")
 NEWEST = ""  # --rollback without a name
+_ENVIRONMENT = "environment:\n" + (__doc__ or "").partition("\n")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def _parser(command: str) -> _Parser:
     if command not in about:
         raise Refused(f"unknown command {command!r}", f"One of {', '.join(about)}.")
     parser = _Parser(
-        prog=f"{command}.sh", description=about[command], epilog=__doc__, allow_abbrev=False,
+        prog=f"{command}.sh", description=about[command], epilog=_ENVIRONMENT, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("subdomain", help="the stage's domain, or what stands before $BASE_DOMAIN")

@@ -90,8 +90,7 @@ def check(configuration: Configuration, secrets: Mapping[str, str]) -> None:
             f"{shown} refers to {', '.join(missing)}, which no secret of the stage has.",
             f"{missing[0]}=… in the environment of this command, or in SOURCES_FILE; it is kept for the next ones.",
         )
-    from kafka_webhook_bridge.app.preflight import load as load_bridge
-    from kafka_webhook_bridge.errors import ConfigError
+    from kafka_webhook_bridge.sources.config import check_configuration
 
     # Which broker and database there will be is the template's affair: these only let the file be judged.
     environ = {
@@ -100,10 +99,9 @@ def check(configuration: Configuration, secrets: Mapping[str, str]) -> None:
         "WEBHOOK_USERNAME": "webhook", "WEBHOOK_PASSWORD": "unknown-here",
         "DATABASE_URL": "postgresql://bridge:unknown-here@database.invalid/bridge", **secrets,
     }  # fmt: skip
-    try:
-        load_bridge(environ=environ, bridge_config=str(configuration.path))
-    except ConfigError as error:
-        raise Refused(f"{shown} is wrong:\n{error.message}", "See `kwb config check`.") from None
+    *_, problems = check_configuration(environ, bridge_config=str(configuration.path))
+    if problems:
+        raise Refused(f"{shown} is wrong:\n" + "\n".join(map(str, problems)), "See `kwb config check`.")
 
 
 @dataclass(frozen=True, slots=True)

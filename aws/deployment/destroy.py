@@ -46,15 +46,17 @@ def destroy(options: Options, account: Account, out: Output) -> None:
     parameters = stage.stack.parameters()
     databases: list[str] = []
     groups: list[str] = []
+    earlier: set[str] = set()
     if stage.stack.status() != "none":
         groups = limit_logs(stage, outputs)
         databases = list(_databases(stage))
+        earlier = {row["DBSnapshotIdentifier"] for row in _snapshots(account, databases)}
         _unprotect(stage, databases)
         stack_id = stage.stack.delete()
         kept = stage.stack.kept(stack_id)
     _remove_fixed_secrets(stage)
     if options.delete_data:
-        _delete_data(stage, kept, databases, groups)
+        _delete_data(stage, kept, databases, groups, earlier)
         kept, groups = [], []
     if stage.network.status() != "none":
         stage.network.delete()
@@ -129,7 +131,10 @@ def _forget_secret(client: Any, name: str) -> None:
             raise
 
 
-def _delete_data(stage: Stage, kept: list[dict[str, Any]], databases: list[str], groups: list[str]) -> None:
+def _delete_data(
+    stage: Stage, kept: list[dict[str, Any]], databases: list[str], groups: list[str], earlier: set[str]
+) -> None:
+    """What this deletion has left; snapshots that were there before it are somebody's own."""
     account = stage.account
     for row in kept:
         kind, physical = row["ResourceType"], row["PhysicalResourceId"]
@@ -145,9 +150,9 @@ def _delete_data(stage: Stage, kept: list[dict[str, Any]], databases: list[str],
             account.client("logs").delete_log_group(logGroupName=physical)
         else:
             stage.out.warn(f"{row['LogicalResourceId']} ({kind}) {physical} stays: remove it by hand.")
-    for snapshot in _snapshots(account, databases):
-        stage.out.note(f"  removing the snapshot {snapshot['DBSnapshotIdentifier']}")
-        account.client("rds").delete_db_snapshot(DBSnapshotIdentifier=snapshot["DBSnapshotIdentifier"])
+    for name in sorted({row["DBSnapshotIdentifier"] for row in _snapshots(account, databases)} - earlier):
+        stage.out.note(f"  removing the snapshot {name}")
+        account.client("rds").delete_db_snapshot(DBSnapshotIdentifier=name)
     for name in groups:
         with contextlib.suppress(botocore.exceptions.ClientError):
             account.client("logs").delete_log_group(logGroupName=name)

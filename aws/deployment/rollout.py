@@ -118,7 +118,7 @@ class Rollout:
         if found and found[0]["StateValue"] == "ALARM":
             raise Refused(
                 f"{name} is red before anything was changed: it would take this update back.",
-                "If this update is the cure: --no-alarm-rollback.",
+                "If this update is the cure: ./aws/update.sh … --no-alarm-rollback.",
             )
         return tuple(row["AlarmArn"] for row in found)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,12 +79,20 @@ class Stack:
         pages = self._client.get_paginator("list_stack_resources").paginate(StackName=self.name)
         return [row for page in pages for row in page["StackResourceSummaries"]]
 
-    def events(self, stack_id: str = "", token: str = "") -> list[dict[str, Any]]:
-        """Oldest first; those of one operation alone when its token is given."""
+    def events(self, stack_id: str = "", token: str = "", seen: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Oldest first; those of one operation alone when its token is given, and those after the ids `seen`.
+
+        AWS gives the newest first, and a stack of some age has thousands: no more is asked for than is wanted.
+        """
+        found: list[dict[str, Any]] = []
         pages = self._client.get_paginator("describe_stack_events").paginate(StackName=stack_id or self.name)
-        found = [row for page in pages for row in page["StackEvents"]]
+        for row in (row for page in pages for row in page["StackEvents"]):
+            if row["EventId"] in seen or (token and found and row.get("ClientRequestToken") != token):
+                break
+            if not token or row.get("ClientRequestToken") == token:
+                found.append(row)
         found.reverse()
-        return [row for row in found if not token or row.get("ClientRequestToken") == token]
+        return found
 
     def failures(self, stack_id: str = "", token: str = "") -> list[str]:
         """What went wrong, in the order in which it did; resources that were only stopped by it are left out."""
@@ -184,9 +192,7 @@ class Stack:
         done: set[str] = set()
 
         def show(steps: Steps) -> None:
-            for row in self.events(stack_id, token):
-                if row["EventId"] in seen:
-                    continue
+            for row in self.events(stack_id, token, seen):
                 seen.add(row["EventId"])
                 if row["ResourceStatus"].endswith("_COMPLETE"):
                     done.add(row["LogicalResourceId"])

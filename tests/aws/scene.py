@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from emulator.server import Emulator
+from emulator.server import REGION, Emulator
 
 ROOT = Path(__file__).parents[2]
 DOMAIN = "example.test"
@@ -43,7 +43,7 @@ class Checkout:
         self._environment()
         shutil.copy(Path(__file__).with_name("docker_stand_in.py"), self.bin / "docker")
         (self.bin / "docker").write_text(
-            (self.bin / "docker").read_text().replace("#!/usr/bin/env python3", f"#!{sys.executable}")
+            (self.bin / "docker").read_text().replace("#!/usr/bin/env python3", f"#!{sys.executable} -S")
         )
         (self.bin / "docker").chmod(0o755)
         self.git("init", "-q")
@@ -134,6 +134,14 @@ class Scene:
         """A public hosted zone; its id."""
         made = self.emulator.client("route53").create_hosted_zone(Name=name, CallerReference=os.urandom(4).hex())
         return made["HostedZone"]["Id"].rpartition("/")[2]
+
+    def private_zone(self, name: str) -> None:
+        """One that nobody outside sees."""
+        vpc = self.emulator.client("ec2").create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
+        self.emulator.client("route53").create_hosted_zone(
+            Name=name, CallerReference="private", HostedZoneConfig={"PrivateZone": True},
+            VPC={"VPCRegion": REGION, "VPCId": vpc},
+        )  # fmt: skip
 
     def parameters(self, stack: str = "dev-webhooks") -> dict[str, str]:
         return self.emulator.parameters(stack)

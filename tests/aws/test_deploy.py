@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +27,17 @@ def account(shared: Scene) -> Scene:
     shared.emulator.reset()
     shared.checkout.restore()
     shared.said = ""
+    return shared
+
+
+@pytest.fixture
+def deployed(shared: Scene) -> Scene:
+    """The stage dev, deployed; what a test before has left is taken as it is, but for its checkout."""
+    shared.checkout.restore()
+    if shared.emulator.status("dev-webhooks") != "UPDATE_COMPLETE":
+        shared.emulator.reset()
+        shared.zone()
+        shared.deploy()
     return shared
 
 
@@ -67,7 +77,9 @@ def test_help_explains_the_environment(shared: Scene) -> None:
 
 
 def test_the_first_deployment_makes_everything_and_the_next_changes_nothing(account: Scene) -> None:
-    account.zone()
+    account.zone("test")
+    nearest = account.zone()  # rule 19: the nearest public zone above the domain
+    account.private_zone(DOMAIN)
     account.config(erp={"username": "erp", "password": "${ERP_PASSWORD}"})
     tag = account.checkout.commit("with a source")
     said = account.deploy(
@@ -77,7 +89,7 @@ def test_the_first_deployment_makes_everything_and_the_next_changes_nothing(acco
     emulator = account.emulator
     assert {emulator.status(name) for name in (REGISTRY, "dev-webhooks-vpc")} == {"CREATE_COMPLETE"}
     assert emulator.status("dev-webhooks") == "UPDATE_COMPLETE"  # the configuration is its second step
-    assert f"region {os.environ.get('NONE', 'eu-central-1')}  stage dev  domain {DOMAIN}" in said
+    assert f"region eu-central-1  stage dev  domain {DOMAIN}" in said
     assert "KafkaPassword=(given)" in said
     assert "about $" in said
     assert "DNS pending" in said
@@ -87,7 +99,7 @@ def test_the_first_deployment_makes_everything_and_the_next_changes_nothing(acco
     assert parameters["BridgeImage"].endswith(f"/kafka-webhook-bridge:{tag}")
     assert sorted(account.checkout.builds()) == sorted({parameters["BridgeImage"], parameters["KafkaImage"]})
     assert parameters["IngestMaxTasks"] == "4"
-    assert parameters["HostedZoneId"].startswith("Z")
+    assert parameters["HostedZoneId"] == nearest
     assert parameters["NatGateways"] == "single"
 
     # Rule 2: the configuration is in its secrets, and the stack names their versions.
@@ -142,24 +154,61 @@ def _no_secret_anywhere(account: Scene) -> None:
             assert secret not in text
 
 
-def test_a_dry_run_changes_nothing(account: Scene) -> None:
+def test_a_dry_run_changes_nothing(deployed: Scene) -> None:
+    builds, before = deployed.checkout.builds(), deployed.parameters()
+    deployed.checkout.commit("another")
+    said = deployed.deploy("--dry-run", INGEST_MAX_TASKS="9")
+    assert "would be built" in said
+    assert {"IngestTask", "IngestScaling"} <= deployed.changed(said)
+    assert deployed.parameters() == before
+    assert deployed.checkout.builds() == builds
+    client = deployed.emulator.client("cloudformation")
+    left = [row["ExecutionStatus"] for row in client.list_change_sets(StackName="dev-webhooks")["Summaries"]]
+    assert "AVAILABLE" not in left
+
+
+def test_one_stage_is_one_domain(deployed: Scene) -> None:
+    said = deployed.type("deploy", "other.test", expect=2, ENVIRONMENT="dev")
+    assert f"dev-webhooks in eu-central-1 is {DOMAIN}, not other.test" in said
+
+
+def test_rule_4_nothing_is_built_under_the_name_of_something_else(deployed: Scene) -> None:
+    said = deployed.deploy("v1.2.3", expect=2)
+    assert "There is no image kafka-webhook-bridge:v1.2.3" in said
+    there, own = deployed.parameters()["BridgeImage"].rpartition(":")[2], deployed.checkout.first
+    (deployed.checkout.root / "new-file").write_text("x")
+    deployed.deploy()
+    first = deployed.parameters()["BridgeImage"].rpartition(":")[2]
+    assert first.startswith(f"{own}-dirty-")
+    (deployed.checkout.root / "new-file").write_text("y")
+    said = deployed.deploy("--dry-run")
+    assert f"{own}-dirty-" in said
+    assert first not in said
+    deployed.deploy(there)  # it is in the repository, whatever the checkout is by now
+    assert deployed.parameters()["BridgeImage"].endswith(f":{there}")
+
+
+def test_rule_4_an_image_for_other_processors_is_refused(deployed: Scene) -> None:
+    said = deployed.deploy(deployed.parameters()["BridgeImage"].rpartition(":")[2], expect=2, CPU_ARCHITECTURE="ARM64")
+    assert "is for amd64, and CpuArchitecture is ARM64" in said
+    assert deployed.parameters()["CpuArchitecture"] == "X86_64"
+
+
+def test_a_deletion_that_failed_is_left_to_a_person(deployed: Scene) -> None:
+    deployed.emulator.faults(Alb__delete="deletion protection is on")
+    deployed.emulator.client("cloudformation").delete_stack(StackName="dev-webhooks")
+    eventually(lambda: deployed.emulator.status("dev-webhooks") == "DELETE_FAILED", "it cannot be removed")
+    said = deployed.deploy(expect=2)
+    assert "dev-webhooks is DELETE_FAILED; a person has to look at it" in said
+    assert "Alb (AWS::ElasticLoadBalancingV2::LoadBalancer): DELETE_FAILED  deletion protection is on" in said
+
+
+def test_a_dry_run_of_an_empty_account_leaves_it_empty(account: Scene) -> None:
     account.zone()
     said = account.deploy("--dry-run")
     assert "dry run: the registry's stack comes first" in said
     assert account.emulator.client("cloudformation").describe_stacks()["Stacks"] == []
     assert account.emulator.client("iam").list_roles(PathPrefix="/aws-service-role/")["Roles"] == []
-    account.deploy()
-    builds, before = account.checkout.builds(), account.parameters()
-    account.checkout.commit("another")
-    said = account.deploy("--dry-run", INGEST_MAX_TASKS="9")
-    assert "would be built" in said
-    assert "IngestTask" in account.changed(said)
-    assert "IngestScaling" in account.changed(said)
-    assert account.parameters() == before
-    assert account.checkout.builds() == builds
-    client = account.emulator.client("cloudformation")
-    left = [row["ExecutionStatus"] for row in client.list_change_sets(StackName="dev-webhooks")["Summaries"]]
-    assert "AVAILABLE" not in left
 
 
 # ── what it may find ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -226,40 +275,7 @@ def test_an_operation_under_way_is_waited_for(account: Scene) -> None:
     assert account.emulator.status("dev-webhooks") == "UPDATE_COMPLETE"
 
 
-def test_a_deletion_that_failed_is_left_to_a_person(account: Scene) -> None:
-    account.zone()
-    account.deploy()
-    account.emulator.faults(Alb__delete="deletion protection is on")
-    client = account.emulator.client("cloudformation")
-    client.delete_stack(StackName="dev-webhooks")
-    eventually(lambda: account.emulator.status("dev-webhooks") == "DELETE_FAILED", "it cannot be removed")
-    said = account.deploy(expect=2)
-    assert "dev-webhooks is DELETE_FAILED; a person has to look at it" in said
-    assert "Alb (AWS::ElasticLoadBalancingV2::LoadBalancer): DELETE_FAILED  deletion protection is on" in said
-
-
-def test_one_stage_is_one_domain(account: Scene) -> None:
-    account.zone()
-    account.deploy()
-    said = account.type("deploy", "other.test", expect=2, ENVIRONMENT="dev")
-    assert f"dev-webhooks in eu-central-1 is {DOMAIN}, not other.test" in said
-
-
 # ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_rule_19_the_zone_is_found_above_the_domain(account: Scene) -> None:
-    client = account.emulator.client("route53")
-    account.zone("test")
-    nearest = account.zone("example.test")
-    vpc = account.emulator.client("ec2").create_vpc(CidrBlock="10.0.0.0/16")["Vpc"]["VpcId"]
-    client.create_hosted_zone(
-        Name="dev.example.test", CallerReference="private", HostedZoneConfig={"PrivateZone": True},
-        VPC={"VPCRegion": "eu-central-1", "VPCId": vpc},
-    )  # fmt: skip
-    account.type("deploy", "dev", BASE_DOMAIN="example.test", ENVIRONMENT="dev", SKIP_SMOKE="1")
-    assert account.parameters()["HostedZoneId"] == nearest
-    assert account.parameters()["DomainName"] == "dev.example.test"
 
 
 def test_rule_19_without_a_zone_the_certificate_is_asked_for_waited_for_and_found_again(account: Scene) -> None:
@@ -301,37 +317,11 @@ def test_a_certificate_that_cannot_serve_is_refused(account: Scene) -> None:
     assert f"is not for kafka.{DOMAIN}, console.{DOMAIN}" in said
     assert "this is eu-central-1" in account.deploy(expect=2, CERTIFICATE_ARN=few.replace("eu-central", "us-east"))
     assert "There is no certificate" in account.deploy(expect=2, CERTIFICATE_ARN=few[:-4] + "0000")
-    account.deploy(CERTIFICATE_ARN=star)
+    account.deploy(BASE_DOMAIN="test", CERTIFICATE_ARN=star)
     assert account.parameters()["CertificateArn"] == star
 
 
 # ── images ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_rule_4_nothing_is_built_under_the_name_of_something_else(account: Scene) -> None:
-    account.zone()
-    said = account.deploy("v1.2.3", expect=2)
-    assert "There is no image kafka-webhook-bridge:v1.2.3" in said
-    own = account.checkout.commit("this one")
-    account.deploy(own)
-    account.checkout.edit("aws/config/dev.yaml", "sources:", "# changed, and not committed\nsources:")
-    (account.checkout.root / "new-file").write_text("x")
-    account.deploy()
-    first = account.parameters()["BridgeImage"].rpartition(":")[2]
-    assert first.startswith(f"{own}-dirty-")
-    (account.checkout.root / "new-file").write_text("y")
-    account.deploy()
-    assert account.parameters()["BridgeImage"].rpartition(":")[2] != first
-    account.deploy(own)  # it is in the repository, whatever the checkout is by now
-    assert account.parameters()["BridgeImage"].endswith(f":{own}")
-
-
-def test_rule_4_an_image_for_other_processors_is_refused(account: Scene) -> None:
-    account.zone()
-    account.deploy()
-    said = account.deploy(expect=2, CPU_ARCHITECTURE="ARM64")
-    assert "is for amd64, and CpuArchitecture is ARM64" in said
-    assert account.parameters()["CpuArchitecture"] == "X86_64"
 
 
 def test_a_build_that_fails_and_a_docker_that_is_missing(account: Scene, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_rule_20_it_asks_on_a_terminal_and_nowhere_else(account: Scene) -> None:
     assert account.emulator.status("dev-webhooks-vpc") == "none"
 
 
-def test_rule_20_data_stay_and_are_listed_with_their_cost(account: Scene) -> None:
+def test_rule_20_data_stay_with_their_cost_unless_they_shall_go(account: Scene) -> None:
     environ = {"ENVIRONMENT": "prod"}
     account.deploy(**environ)
     outputs = account.outputs("prod-webhooks")
@@ -82,7 +82,8 @@ def test_rule_20_data_stay_and_are_listed_with_their_cost(account: Scene) -> Non
     assert account.emulator.status("prod-webhooks-vpc") == "none"
     assert account.emulator.status(REGISTRY) == "CREATE_COMPLETE"
     # The database as a snapshot, the rest as it is (rule 10).
-    snapshots = account.emulator.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
+    rds = account.emulator.client("rds")
+    snapshots = rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
     assert [row["DBInstanceIdentifier"] for row in snapshots] == ["prod-webhooks-db"]
     assert f"snapshot {snapshots[0]['DBSnapshotIdentifier']}" in said
     for output in ("FileSystemId", "ConfigSecretArn", "SourcesSecretArn", "AccessLogsBucket"):
@@ -98,43 +99,39 @@ def test_rule_20_data_stay_and_are_listed_with_their_cost(account: Scene) -> Non
     assert group["retentionInDays"] == 90
     assert f"log group {by_aws}" in said
 
-    # And again from nothing; the certificate that the stack made went with it.
+    # And again from nothing; this time the data go, too.
     account.deploy(**environ)
-    assert account.emulator.status("prod-webhooks") == "UPDATE_COMPLETE"
-
-
-def test_rule_20_delete_data_leaves_the_registry_alone(account: Scene) -> None:
-    account.deploy(ENVIRONMENT="prod")
     outputs = account.outputs("prod-webhooks")
     s3 = account.emulator.client("s3")
     s3.put_object(Bucket=outputs["AccessLogsBucket"], Key="AWSLogs/x", Body=b"x")
-    account.type("destroy", DOMAIN, "--yes", "--delete-data")
-    assert account.emulator.client("rds").describe_db_snapshots()["DBSnapshots"] == []
-    assert account.emulator.client("efs").describe_file_systems()["FileSystems"] == []
-    secrets = account.emulator.client("secretsmanager")
-    assert secrets.list_secrets(IncludePlannedDeletion=True)["SecretList"] == []
+    rds.delete_db_snapshot(DBSnapshotIdentifier=snapshots[0]["DBSnapshotIdentifier"])
+    rds.create_db_snapshot(DBSnapshotIdentifier="by-hand", DBInstanceIdentifier="prod-webhooks-db")
+    said = account.type("destroy", DOMAIN, "--yes", "--delete-data")
+    # What this deletion left is gone; what somebody made, or kept the first time, is not ours to remove.
+    assert [row["DBSnapshotIdentifier"] for row in rds.describe_db_snapshots()["DBSnapshots"]] == ["by-hand"]
+    assert "snapshot by-hand" in said
+    left = [row["FileSystemId"] for row in account.emulator.client("efs").describe_file_systems()["FileSystems"]]
+    assert outputs["FileSystemId"] not in left
+    left = [row["Name"] for row in secrets.list_secrets(IncludePlannedDeletion=True)["SecretList"]]
+    assert not {outputs["ConfigSecretArn"], outputs["SourcesSecretArn"]} & set(left)
     buckets = [row["Name"] for row in s3.list_buckets()["Buckets"]]
-    assert buckets == [account.outputs(REGISTRY)["ArtifactsBucket"]]
-    assert "releases/prod-webhooks/" in s3.list_objects_v2(Bucket=buckets[0], Prefix="releases/")["Contents"][0]["Key"]
+    assert outputs["AccessLogsBucket"] not in buckets
+    registry = account.outputs(REGISTRY)["ArtifactsBucket"]
+    assert "releases/prod-webhooks/" in s3.list_objects_v2(Bucket=registry, Prefix="releases/")["Contents"][0]["Key"]
     assert len(account.emulator.client("ecr").describe_repositories()["repositories"]) == 2
 
 
-def test_a_given_certificate_stays(account: Scene) -> None:
+def test_what_cannot_be_removed_is_named_and_the_next_run_goes_on(account: Scene) -> None:
     given = account.emulator.client("acm").request_certificate(DomainName=f"*.{DOMAIN}")["CertificateArn"]
     account.deploy(CERTIFICATE_ARN=given)
-    said = account.type("destroy", DOMAIN, "--yes")
-    assert f"certificate {given} (yours)" in said
-    assert account.emulator.client("acm").describe_certificate(CertificateArn=given)
-
-
-def test_what_cannot_be_removed_is_named_and_the_next_run_goes_on(account: Scene) -> None:
-    account.deploy()
     account.emulator.faults(Alb__delete="a listener is in use")
     said = account.type("destroy", DOMAIN, "--yes", expect=1)
     assert "Alb (AWS::ElasticLoadBalancingV2::LoadBalancer): DELETE_FAILED  a listener is in use" in said
     assert "dev-webhooks could not be removed: DELETE_FAILED" in said
     account.emulator.faults()
-    account.type("destroy", DOMAIN, "--yes")
+    said = account.type("destroy", DOMAIN, "--yes")
+    assert f"certificate {given} (yours)" in said
+    assert account.emulator.client("acm").describe_certificate(CertificateArn=given)
     assert account.emulator.status("dev-webhooks") == "none"
     assert "No stage in account" in account.type("destroy", DOMAIN, "--yes", expect=2)
     assert "There is no stack dev-webhooks" in account.type("destroy", DOMAIN, "--yes", expect=2, ENVIRONMENT="dev")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 from ministack.core.responses import get_account_id, get_region, new_uuid
 from ministack.services import ec2
-from ministack.services.cloudformation import provisioners
+from ministack.services.cloudformation import changesets, engine, handlers, provisioners
 
 Attributes = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
 def install() -> None:
+    _parse_each_template_once()
     table = provisioners._RESOURCE_HANDLERS
     for name, handler in HANDLERS.items():
         table.setdefault(name, handler)
@@ -20,6 +22,19 @@ def install() -> None:
         _answer_more(table[name], attributes)
     listener = table["AWS::ElasticLoadBalancingV2::Listener"]
     listener.setdefault("update", lambda physical, old, new, stack, logical=None: (physical, {"ListenerArn": physical}))
+
+
+def _parse_each_template_once() -> None:
+    """ministack reads a template several times a change set, and a second long each time."""
+    parse, known = engine._parse_template, dict[str, dict[str, Any]]()
+
+    def once(text: str) -> dict[str, Any]:
+        if text not in known:
+            known[text] = parse(text)
+        return copy.deepcopy(known[text])
+
+    for module in (engine, changesets, handlers):
+        module._parse_template = once
 
 
 def _answer_more(handler: dict[str, Any], more: Attributes) -> None:
