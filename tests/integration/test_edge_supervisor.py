@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -308,3 +309,25 @@ def test_rule_9_a_key_made_at_start_lives_in_memory_and_ends_with_the_process(st
     assert found[0] != found[1]
     assert list((folder / "tmp").iterdir()) == []
     assert "certificate not reloaded" not in server.log.read_text()
+
+
+# ── the status line ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_rule_13_a_worker_that_never_reached_kafka_does_not_claim_that_nothing_is_at_risk(
+    folder: Path, database: str
+) -> None:
+    environ = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "DATABASE_URL": database, "KWB_CONFIG": CONFIG}
+    server = Serve(environ, folder, "--role", "worker")
+    try:
+
+        def told() -> list[dict[str, Any]]:
+            server.forward(61)
+            return [line for line in server.said("status") if "outbox_rows" in line]
+
+        line = eventually(told, "a line with what is known")[0]
+        assert line["outbox_rows"] == 0
+        assert not {"archive_lag_records", "at_risk_events"} & set(line)
+        assert server.process.poll() is None
+    finally:
+        assert server.stop() == 0

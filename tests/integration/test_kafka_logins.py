@@ -24,10 +24,12 @@ from kafka_webhook_bridge.stack.ports import free_ports
 OAUTH = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required"
 # In the place of AWS's library: tokens that Kafka's own validator takes. `made` has a line for each.
 SIGNER = """\
-import base64, json, time
+import base64, json, os, time
 class MSKAuthTokenProvider:
     @staticmethod
     def generate_auth_token(region):
+        if os.path.exists({made!r} + "-not"):
+            raise RuntimeError("Unable to locate credentials")
         with open({made!r}, "a") as made:
             made.write(region + "\\n")
         now = time.time()
@@ -166,6 +168,29 @@ def test_rule_6_the_bridge_logs_in_by_tokens_and_fetches_new_ones(
     made = (signer / "made").read_text().split()
     assert made
     assert set(made) == {"eu-north-1"}
+
+
+def test_without_credentials_the_reason_is_told_and_asked_for_again(
+    cluster: Cluster, folder: Path, database: str, topic: str
+) -> None:
+    """Nothing ends for it, and with the role comes the login, without a restart."""
+    signer = signer_in(folder / "signer", "role", 10)
+    (signer / "sitecustomize.py").write_text("import kafka_webhook_bridge.kafka.tokens as t\nt.AGAIN_S = 2.0\n")
+    (signer / "made-not").touch()
+    migrate_database(database)
+    config = f"sources: {{s: {{auth: none, topic: {topic}, ack: kafka}}}}"
+    environ = {"DATABASE_URL": database, "KWB_CONFIG": config, **iam(cluster, signer)}
+    server = Serve(environ, folder, "--role", "ingest")
+    try:
+        eventually(lambda: server.said("no token for Kafka"), "told")
+        assert "Unable to locate credentials" in server.said("no token for Kafka")[0]["error"]
+        (signer / "made-not").unlink()
+        eventually(lambda: server.ask(request("/s", b"x")).status == 200, "served")
+    except BaseException:
+        print(server.log.read_text()[-4000:])
+        raise
+    finally:
+        assert server.stop() == 0
 
 
 DROPPED = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
@@ -61,6 +62,8 @@ def test_rule_13_a_worker_tells_what_is_now_and_only_what_it_knows() -> None:
     assert written(line) is None, "it was not heard yet"
     parts.append(WELL)
     assert written(line) == {"outbox_rows": 15, "archive_lag_records": 7}, "nothing was said of events at risk"
+    registry.gauge("kwb_archive_at_risk_events").set(math.nan)
+    assert written(line) == {"outbox_rows": 15, "archive_lag_records": 7}, "nobody has looked yet"
     registry.gauge("kwb_archive_at_risk_events").set(8)
     assert written(line) == {"outbox_rows": 15, "archive_lag_records": 7, "at_risk_events": 8}
     parts[0] = Part("postgres", "unavailable", "away", durable=True)

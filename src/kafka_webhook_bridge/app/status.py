@@ -10,6 +10,7 @@ aws/templates/bridge.yaml read these names.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable
 
 from kafka_webhook_bridge.observability import health, logs, metrics
@@ -80,7 +81,8 @@ class StatusLine:
         if not any(part.name == "postgres" and part.status != "unavailable" for part in self._parts()):
             return {}  # these numbers are of the last time that PostgreSQL answered, or of none
         total = _sums(self._worker)
-        return {field: total[name] for field, name in NOW.items() if name in total}
+        now = {field: total.get(name, math.nan) for field, name in NOW.items()}
+        return {field: value for field, value in now.items() if not math.isnan(value)}  # as unknown gauges are
 
 
 def _sums(segments: list[metrics.Segment]) -> dict[str, float]:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import time
 
 from kafka_webhook_bridge.errors import Problem
+from kafka_webhook_bridge.observability import logs
 from kafka_webhook_bridge.settings import KafkaSettings
 
 MECHANISM = "AWS_MSK_IAM"
+AGAIN_S = 30.0  # without credentials, librdkafka asks a little earlier
 _LIBRARY = "aws_msk_iam_sasl_signer"
 # b-1.orders.x1y2z3.c4.kafka.eu-central-1.amazonaws.com:9098, boot-….c1.kafka-serverless.eu-central-1.amazonaws.com
 _HOST = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.com(?:\.cn)?(?::|$)")
@@ -46,10 +49,21 @@ class Tokens:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._region = region(settings)
+        self._last = "none"
+        self._log = logs.get_logger("kafka")
 
     def __call__(self, _: str = "") -> tuple[str, float]:
-        """A token and when it is over, in seconds since 1970. Raises what the library raises without credentials."""
+        """A token and when it is over, in seconds since 1970.
+
+        Without credentials it is the one before, for a moment: the cluster says what it thinks of that, and librdkafka
+        asks again. An exception would keep a client from being made, and come out of a consumer's poll as a fault.
+        """
         from aws_msk_iam_sasl_signer import MSKAuthTokenProvider
 
-        token, expires_ms = MSKAuthTokenProvider.generate_auth_token(self._region)
-        return token, expires_ms / 1000
+        try:
+            self._last, expires_ms = MSKAuthTokenProvider.generate_auth_token(self._region)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            self._log.warning("no token for Kafka", error=why, hint="Has this process a role or credentials of AWS?")
+            return self._last, time.time() + AGAIN_S
+        return self._last, expires_ms / 1000
