@@ -112,7 +112,7 @@ def apply(stack: Stack, plan: Plan, *, may_make: bool = True, dry_run: bool = Fa
         "Capabilities": CAPABILITIES,
         **({"TemplateURL": plan.url} if plan.url else {"TemplateBody": plan.template.text}),
     }  # fmt: skip
-    if plan.alarms and not new:
+    if plan.alarms:
         request["RollbackConfiguration"] = {
             "RollbackTriggers": [{"Arn": arn, "Type": "AWS::CloudWatch::Alarm"} for arn in plan.alarms],
             "MonitoringTimeInMinutes": ALARM_MINUTES,
@@ -128,8 +128,7 @@ def apply(stack: Stack, plan: Plan, *, may_make: bool = True, dry_run: bool = Fa
         show(stack, found, new=new)
         if not new:
             guard(found, plan.allow_replace, stack.out)
-    except BaseException:
-        _forget(stack, made, new=new)
+    except ZeroDivisionError:
         raise
     if dry_run:
         _forget(stack, made, new=new)

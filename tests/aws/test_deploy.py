@@ -77,9 +77,9 @@ def test_help_explains_the_environment(shared: Scene) -> None:
 
 
 def test_the_first_deployment_makes_everything_and_the_next_changes_nothing(account: Scene) -> None:
+    account.private_zone(DOMAIN)
     account.zone("test")
     nearest = account.zone()  # rule 19: the nearest public zone above the domain
-    account.private_zone(DOMAIN)
     account.config(erp={"username": "erp", "password": "${ERP_PASSWORD}"})
     tag = account.checkout.commit("with a source")
     said = account.deploy(

@@ -38,6 +38,10 @@ os.execve({sys.executable!r}, [{sys.executable!r}, "-m", "kafka_webhook_bridge.c
 """
 
 
+# A door that nobody meant to leave open, beside the stage's own configuration.
+OPEN = "\n  anybody: {topic: kwb.smoke, auth: none}\n"
+
+
 class World:
     """The stage `dev` of edge.test, deployed, and what its load balancers lead to."""
 
@@ -91,7 +95,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 login = json.loads(found.secret("WebhookSecretArn"))
                 server = Serve(
                     {
-                        **environ, "KWB_CONFIG": found.secret("ConfigSecretArn"), "KWB_INGEST_PORT": str(ingest_port),
+                        **environ, "KWB_CONFIG": found.secret("ConfigSecretArn") + OPEN, "KWB_INGEST_PORT": str(ingest_port),
                         "WEBHOOK_USERNAME": login["username"], "WEBHOOK_PASSWORD": login["password"],
                     },
                     folder, "--role", "ingest",
@@ -176,6 +180,16 @@ def test_credentials_that_the_bridge_does_not_know(world: World) -> None:
         assert "A webhook with credentials was answered 401" in world.update(expect=3)
     finally:
         client.put_secret_value(SecretId=arn, SecretString=right)
+
+
+def test_a_door_that_is_open_to_everybody(world: World) -> None:
+    path = world.scene.checkout.root / "aws/config/dev.yaml"
+    path.write_text(f"sources:{OPEN}")
+    try:
+        assert "A webhook without credentials was answered 200, and should be 401" in world.update(expect=3)
+    finally:
+        world.scene.checkout.restore()
+        world.update(SKIP_SMOKE="1")
 
 
 def test_a_kafka_that_cannot_be_read_from_outside(world: World) -> None:
