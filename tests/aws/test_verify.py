@@ -95,7 +95,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 login = json.loads(found.secret("WebhookSecretArn"))
                 server = Serve(
                     {
-                        **environ, "KWB_CONFIG": found.secret("ConfigSecretArn") + OPEN, "KWB_INGEST_PORT": str(ingest_port),
+                        **environ, "KWB_CONFIG": found.secret("ConfigSecretArn") + OPEN,
+                        "KWB_INGEST_PORT": str(ingest_port),
                         "WEBHOOK_USERNAME": login["username"], "WEBHOOK_PASSWORD": login["password"],
                     },
                     folder, "--role", "ingest",
