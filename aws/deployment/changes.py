@@ -128,7 +128,8 @@ def apply(stack: Stack, plan: Plan, *, may_make: bool = True, dry_run: bool = Fa
         show(stack, found, new=new)
         if not new:
             guard(found, plan.allow_replace, stack.out)
-    except ZeroDivisionError:
+    except BaseException:
+        _forget(stack, made, new=new)
         raise
     if dry_run:
         _forget(stack, made, new=new)

@@ -37,9 +37,6 @@ class Checkout:
         shutil.copy(ROOT / "requirements/aws.txt", self.root / "requirements/aws.txt")
         (self.root / "src").symlink_to(ROOT / "src")
         shutil.copy(ROOT / ".gitignore", self.root / ".gitignore")
-        if not (self.root / "aws/kafka/Dockerfile").exists():
-            (self.root / "aws/kafka").mkdir(exist_ok=True)
-            (self.root / "aws/kafka/Dockerfile").write_text("ARG KAFKA_IMAGE=apache/kafka:4.4.0\nFROM ${KAFKA_IMAGE}\n")
         self._environment()
         shutil.copy(Path(__file__).with_name("docker_stand_in.py"), self.bin / "docker")
         (self.bin / "docker").write_text(
