@@ -101,7 +101,7 @@ down:  ## End what compose-up started; its data stay
 
 clean:  ## Remove caches, the environment and, after a question, the data of compose-up; .kwb of `make up` stays
 	@$(PYTHON) tools/local_stack.py clean
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) .venv-aws .venv-checkov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 
 pin-images: $(READY)  ## Look up the digests of the official images and write them into compose.yaml and the Dockerfiles
 	@$(BIN)/python tools/pin_images.py
