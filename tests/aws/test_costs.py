@@ -33,7 +33,7 @@ def test_rule_11_every_stage_has_a_price_for_its_database(stage: str) -> None:
 
 
 def test_rule_11_the_sizes_of_tasks_are_the_templates() -> None:
-    resources = BRIDGE._document["Resources"]
+    resources = BRIDGE.document["Resources"]
     for name, (vcpu, gib) in costs.TASKS.items():
         task = resources[f"{name.capitalize()}Task"]["Properties"]
         assert (int(task["Cpu"]) / 1024, int(task["Memory"]) / 1024) == (vcpu, gib), name

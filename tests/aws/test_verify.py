@@ -8,6 +8,7 @@ its authority is VERIFY_CA.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import sys
@@ -20,7 +21,7 @@ from scene import Scene, scene
 from authority import DOMAIN, Authority
 from bridge import Serve
 from databases import migrate_database
-from edge import Edge, edge
+from edge import Edge, edge, guarding
 from kafka_webhook_bridge.stack import Kafka, Postgres
 from kafka_webhook_bridge.stack.ports import free_ports
 
@@ -82,7 +83,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     postgres, kafka = Postgres(folder / "postgres"), None
     with scene(folder, task) as found:
         try:
-            with _Front(folder, ingest_port) as (front, kafka):
+            with _front(folder, ingest_port) as (front, kafka):
                 kafka.start()
                 postgres.start()
                 migrate_database(postgres.url)
@@ -111,19 +112,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             postgres.destroy()
 
 
-class _Front:
-    """nginx in front of a broker whose advertised name is nginx's: each knows the other's port beforehand."""
-
-    def __init__(self, folder: Path, ingest_port: int) -> None:
-        (self._port,) = free_ports(1)
-        self._kafka = Kafka(folder / "kafka", proxy_advertised=f"kafka.{DOMAIN}:{self._port}")
-        self._edge = edge(folder, ingest=ingest_port, kafka=self._kafka.ports.proxy, port=self._port)
-
-    def __enter__(self) -> tuple[Edge, Kafka]:
-        return self._edge.__enter__(), self._kafka
-
-    def __exit__(self, *what: object) -> None:
-        self._edge.__exit__(*what)
+@contextlib.contextmanager
+def _front(folder: Path, ingest_port: int) -> Iterator[tuple[Edge, Kafka]]:
+    """nginx and the guard in front of a broker whose advertised name is nginx's: each knows the other's port."""
+    (port,) = free_ports(1)
+    kafka = Kafka(folder / "kafka", proxy_advertised=f"kafka.{DOMAIN}:{port}")
+    with (
+        guarding(folder, kafka.ports.proxy) as guard,
+        edge(folder, ingest=ingest_port, kafka=guard.port, port=port) as front,
+    ):
+        yield front, kafka
 
 
 def _environ(kafka: Kafka, postgres: Postgres) -> dict[str, str]:

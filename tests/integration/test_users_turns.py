@@ -37,6 +37,8 @@ class Command:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "kafka_webhook_bridge.cli", "users", *arguments], env={**environ, **harness},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            # Under nohup the tests ignore it, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )  # fmt: skip
 
     def stopped(self) -> Command:

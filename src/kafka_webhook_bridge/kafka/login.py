@@ -44,6 +44,9 @@ def follow(client: Client, settings: KafkaSettings) -> None:
     """From now on the client is told of changes, as long as it lives."""
     with _lock:
         _clients[client] = _account(settings)
+        changed = _changed.get(_account(settings))
+    if changed is not None:  # perhaps since the client was given its password
+        _log_in(client, settings.username, changed)
 
 
 def change(settings: KafkaSettings, before: KafkaSettings) -> bool:
@@ -58,6 +61,10 @@ def change(settings: KafkaSettings, before: KafkaSettings) -> bool:
         _changed[_account(settings)] = password
         clients = [client for client, account in _clients.items() if account == _account(settings)]
     for client in clients:
-        with contextlib.suppress(ck.KafkaException, RuntimeError):  # closed meanwhile
-            client.log_in(settings.username, password.get_secret_value())
+        _log_in(client, settings.username, password)
     return True
+
+
+def _log_in(client: Client, username: str, password: SecretStr) -> None:
+    with contextlib.suppress(ck.KafkaException, RuntimeError):  # closed meanwhile
+        client.log_in(username, password.get_secret_value())
