@@ -22,6 +22,7 @@ def deploy(options: Options, account: Account, out: Output) -> None:
     wanted = from_environment(rollout.template, options.environ)
     if wanted:
         out.note(f"from the environment: {shown(rollout.template, wanted)}")
+    rollout.check_wanted(wanted)
     configuration = contents.load(stage.name)
     rollout.check_configuration(configuration)
     own_network = _own_network(stage, rollout, wanted)

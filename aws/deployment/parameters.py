@@ -7,11 +7,15 @@ from typing import Any
 
 from deployment.arguments import variable
 from deployment.errors import Refused
+from deployment.output import Output
 from deployment.templates import Template
 
 # Decided by the commands themselves, so never taken from the environment by accident.
 OWN = frozenset({"Environment", "DomainName", "BridgeImage", "KafkaImage", "ConfigVersion", "SourcesVersion"})
 ONLY_AT_CREATION = "DatabaseSnapshotId"
+# The shells of people who also work with Kafka have some of these; in a stack that is there they would rewrite secrets
+# that running tasks have read, and another user name would make another password.
+CREDENTIALS = ("KafkaUsername", "KafkaPassword", "WebhookUsername", "WebhookPassword", "ConsoleUsername")
 
 
 def from_environment(template: Template, environ: Mapping[str, str]) -> dict[str, str]:
@@ -28,6 +32,32 @@ def shown(template: Template, values: Mapping[str, str]) -> str:
     """For people, without secrets."""
     secret = template.secret_parameters
     return ", ".join(f"{name}={'(given)' if name in secret else value}" for name, value in sorted(values.items()))
+
+
+def check_credentials(wanted: Mapping[str, str], deployed: Mapping[str, str] | None, out: Output) -> None:
+    """`deployed` is None when the stack is made: then what the environment gives is told, else refused.
+
+    A user name that is the deployed one changes nothing and may stand there.
+    """
+    given = [name for name in CREDENTIALS if name in wanted and (deployed or {}).get(name) != wanted[name]]
+    if not given:
+        return
+    shown = ", ".join(map(variable, given))
+    if deployed is not None:
+        raise Refused(
+            f"The environment has {shown}: these are for the first deployment; tasks that run would keep the old ones.",
+            f"unset {' '.join(map(variable, given))}; for new ones: docs/howto/aws-maintain.md#new-passwords.",
+        )
+    out.warn(f"{shown} of the environment will be the stage's.")
+
+
+def check_single(wanted: Mapping[str, str], kafka_mode: str) -> None:
+    """Raises Refused for servers of a cluster that would not be used."""
+    if kafka_mode == "single" and wanted.get("KafkaBootstrapServers"):
+        raise Refused(
+            "The environment has KAFKA_BOOTSTRAP_SERVERS, and KafkaMode single runs a broker of its own.",
+            "unset KAFKA_BOOTSTRAP_SERVERS, or KAFKA_MODE=external for that cluster.",
+        )
 
 
 def compose(template: Template, deployed: Mapping[str, str] | None, wanted: Mapping[str, str]) -> list[dict[str, Any]]:

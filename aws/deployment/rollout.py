@@ -14,6 +14,7 @@ from deployment.arguments import Options
 from deployment.changes import Plan, apply
 from deployment.contents import Configuration, Secret
 from deployment.errors import Refused, Unverified
+from deployment.parameters import check_credentials, check_single
 from deployment.stage import Stage
 from deployment.tasks import Admin
 from deployment.templates import AWS, ROOT, Bucket, Template
@@ -38,6 +39,11 @@ class Rollout:
         if self.deployed is not None and name in self.deployed:
             return self.deployed[name]
         return str(self.template.parameters.get(name, {}).get("Default", ""))
+
+    def check_wanted(self, wanted: Mapping[str, str]) -> None:
+        """What the environment gives, before anything is made. Raises Refused."""
+        check_credentials(wanted, self.deployed, self.stage.out)
+        check_single(wanted, self.value("KafkaMode", wanted))
 
     # ── images ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

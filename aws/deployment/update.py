@@ -27,6 +27,7 @@ def update(options: Options, account: Account, out: Output) -> None:
     wanted = from_environment(rollout.template, options.environ)
     if wanted:
         out.note(f"from the environment: {shown(rollout.template, wanted)}")
+    rollout.check_wanted(wanted)
     if theirs := [name for name in TOLD if name in wanted]:
         raise Refused(f"{variable(theirs[0])} is the network's.", "./aws/deploy.sh changes the network first.")
     configuration = contents.load(stage.name)

@@ -91,6 +91,7 @@ def test_the_first_deployment_makes_everything_and_the_next_changes_nothing(acco
     assert emulator.status("dev-webhooks") == "UPDATE_COMPLETE"  # the configuration is its second step
     assert f"region eu-central-1  stage dev  domain {DOMAIN}" in said
     assert "KafkaPassword=(given)" in said
+    assert "KAFKA_PASSWORD, WEBHOOK_PASSWORD of the environment will be the stage's" in said
     assert "about $" in said
     assert "DNS pending" in said
 

@@ -165,6 +165,29 @@ def test_what_only_deploy_may_change_is_refused(dev: Scene) -> None:
     assert "DatabaseSnapshotId was empty when the database was made, and stays that" in said
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"KAFKA_PASSWORD": KAFKA_PASSWORD, "WEBHOOK_PASSWORD": WEBHOOK_PASSWORD}, {"WEBHOOK_USERNAME": "sender"},
+        {"KAFKA_USERNAME": "carrier"}, {"CONSOLE_USERNAME": "boss"},
+    ],
+    ids=lambda given: "+".join(given),
+)  # fmt: skip
+def test_names_and_passwords_of_the_shell_do_not_rewrite_those_of_a_stage(dev: Scene, given: dict[str, str]) -> None:
+    before, requests = dev.secret("WebhookSecretArn"), len(dev.emulator.requests())
+    for said in (dev.update(expect=2, **given), dev.deploy(expect=2, **given)):
+        assert f"The environment has {', '.join(given)}: these are for the first deployment" in said
+        assert "docs/howto/aws-maintain.md#new-passwords" in said
+    assert dev.secret("WebhookSecretArn") == before
+    assert len(dev.emulator.requests()) == requests
+
+
+def test_servers_of_a_cluster_are_refused_where_the_stage_has_its_own_broker(dev: Scene) -> None:
+    assert "KafkaMode single runs a broker of its own" in dev.update(
+        expect=2, KAFKA_BOOTSTRAP_SERVERS="localhost:9092", WEBHOOK_USERNAME="webhook"
+    )
+
+
 # ── what may not be replaced ──────────────────────────────────────────────────────────────────────────────────────
 
 
