@@ -146,6 +146,7 @@ def test_what_is_left_out_is_in_the_schemas() -> None:
         ("rds:CreateDBInstance", "pg:dev-webhooks-databaseparameters-1a2b3c", {}),
         ("rds:CreateDBInstance", "og:default:postgres-18", {}),
         ("rds:CreateDBSnapshot", "snapshot:dev-webhooks-snapshot-database-1a2b3c", {}),
+        ("rds:CopyDBSnapshot", "snapshot:prod-webhooks-drill-1", {}),
         ("elasticfilesystem:TagResource", "file-system/*", NEW),
         ("elasticfilesystem:DeleteFileSystem", "file-system/fs-0f1e", OURS),
         ("iam:CreateRole", "arn:aws:iam::123456789012:role/dev-webhooks-execution-eu-central-1", {}),
@@ -169,14 +170,30 @@ def test_what_is_left_out_is_in_the_schemas() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) and not value.startswith("arn") else "",
 )  # fmt: skip
-def test_what_the_templates_name_is_within_reach(action: str, resource: str, context: dict[str, str]) -> None:
+def test_what_templates_and_pages_name_is_within_reach(action: str, resource: str, context: dict[str, str]) -> None:
     assert allows(action, arn(action, resource), context)
+
+
+def test_snapshots_that_the_pages_have_made_are_within_reach() -> None:
+    text = (ROOT / "docs/howto/aws-restore.md").read_text()
+    names = set(re.findall(r"(?:--(?:target-)?db-snapshot-identifier |DATABASE_SNAPSHOT_ID=)(\S+)", text))
+    assert names
+    for name in names:
+        for action in (
+            "rds:CreateDBSnapshot",
+            "rds:CopyDBSnapshot",
+            "rds:RestoreDBInstanceFromDBSnapshot",
+            "rds:DeleteDBSnapshot",
+        ):
+            assert allows(action, arn(action, f"snapshot:{name}")), name
 
 
 @pytest.mark.parametrize(
     "action",
     [
         "acm:RequestCertificate", "application-autoscaling:RegisterScalableTarget", "cloudwatch:DescribeAlarms",
+        # EFS makes the interfaces of its mount targets in the name of whoever asks for them.
+        "ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface", "ec2:ModifyNetworkInterfaceAttribute",
         "ec2:CreateVpc", "ecr:GetAuthorizationToken", "ecs:DeregisterTaskDefinition", "ecs:DescribeTaskDefinition",
         "ecs:RegisterTaskDefinition", "elasticfilesystem:CreateFileSystem", "elasticloadbalancing:DescribeTargetHealth",
         "iam:ListRoles", "logs:DescribeLogGroups", "rds:DescribeDBInstances", "route53:ListHostedZonesByName",

@@ -47,7 +47,7 @@ def test_rule_10_the_drill_makes_a_stage_out_of_a_snapshot_and_takes_it_away_aga
     sources = tmp_path / "sources.json"
     sources.write_text(secrets.get_secret_value(SecretId=there)["SecretString"])
     account.emulator.client("rds").create_db_snapshot(
-        DBInstanceIdentifier="prod-webhooks-db", DBSnapshotIdentifier="drill-1"
+        DBInstanceIdentifier="prod-webhooks-db", DBSnapshotIdentifier="prod-webhooks-drill-1"
     )
     variables, words = typed("deploy")
     assert variables["SKIP_SMOKE"] == "1"
@@ -55,7 +55,9 @@ def test_rule_10_the_drill_makes_a_stage_out_of_a_snapshot_and_takes_it_away_aga
     account.type("deploy", *(tag if word == "TAG" else word for word in words), ENVIRONMENT="staging", **variables)
 
     assert (
-        account.parameters("staging-webhooks")["DatabaseSnapshotId"] == variables["DATABASE_SNAPSHOT_ID"] == "drill-1"
+        account.parameters("staging-webhooks")["DatabaseSnapshotId"]
+        == variables["DATABASE_SNAPSHOT_ID"]
+        == "prod-webhooks-drill-1"
     )
     copied = secrets.get_secret_value(SecretId=account.outputs("staging-webhooks")["SourcesSecretArn"])["SecretString"]
     assert json.loads(copied) == {"SHOP_SECRET": SOURCE_SECRET}
@@ -64,7 +66,7 @@ def test_rule_10_the_drill_makes_a_stage_out_of_a_snapshot_and_takes_it_away_aga
     variables, words = typed("update")
     said = account.type("update", *(tag if word == "TAG" else word for word in words), SKIP_SMOKE="1", **variables)
     assert "staging-webhooks: nothing to change" in said
-    assert account.parameters("staging-webhooks")["DatabaseSnapshotId"] == "drill-1"
+    assert account.parameters("staging-webhooks")["DatabaseSnapshotId"] == "prod-webhooks-drill-1"
 
     variables, words = typed("destroy")
     account.type("destroy", *words, "--yes", **variables)
