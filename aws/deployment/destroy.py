@@ -20,7 +20,6 @@ from deployment.arguments import Options
 from deployment.errors import Refused
 from deployment.output import Output
 from deployment.rollout import LOG_DAYS, limit_logs
-from deployment.stacks import NEVER_COMPLETE
 from deployment.stage import Stage, find
 
 FIXED_SECRETS = ("kafka", "webhook", "database", "console")
@@ -51,7 +50,7 @@ def destroy(options: Options, account: Account, out: Output) -> None:
         groups = limit_logs(stage, outputs)
         databases = list(_databases(stage))
         earlier = {row["DBSnapshotIdentifier"] for row in _snapshots(account, databases)}
-        _unprotect(stage, databases)
+        stage.stack.unprotect()
         stack_id = stage.stack.delete()
         kept = stage.stack.kept(stack_id)
     _remove_fixed_secrets(stage)
@@ -78,31 +77,10 @@ def _agree(stage: Stage, options: Options) -> None:
 
 
 def _databases(stage: Stage) -> Iterator[str]:
-    if stage.stack.status() in NEVER_COMPLETE:
-        return
+    """Of a stack that was never complete, too: its rollback may have left one, or a snapshot."""
     for row in stage.stack.resources():
         if row["ResourceType"] == "AWS::RDS::DBInstance" and row.get("PhysicalResourceId"):
             yield row["PhysicalResourceId"]
-
-
-def _unprotect(stage: Stage, databases: list[str]) -> None:
-    """What keeps a stack from going by accident: this is none."""
-    account = stage.account
-    account.client("cloudformation").update_termination_protection(
-        StackName=stage.stack.name, EnableTerminationProtection=False
-    )
-    rds = account.client("rds")
-    for name in databases:
-        with contextlib.suppress(rds.exceptions.DBInstanceNotFoundFault):
-            if rds.describe_db_instances(DBInstanceIdentifier=name)["DBInstances"][0].get("DeletionProtection"):
-                rds.modify_db_instance(DBInstanceIdentifier=name, DeletionProtection=False, ApplyImmediately=True)
-    elb = account.client("elbv2")
-    for row in stage.stack.resources():
-        if row["ResourceType"] == "AWS::ElasticLoadBalancingV2::LoadBalancer" and row.get("PhysicalResourceId"):
-            elb.modify_load_balancer_attributes(
-                LoadBalancerArn=row["PhysicalResourceId"],
-                Attributes=[{"Key": "deletion_protection.enabled", "Value": "false"}],
-            )
 
 
 # ── after ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ Every status that AWS knows leads to one of a few ways; `Stack.settle` takes the
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -151,6 +152,7 @@ class Stack:
             for row in self.resources():
                 if not row["ResourceStatus"].startswith("DELETE_COMPLETE"):
                     self.out.note(f"  left: {row['LogicalResourceId']} {row.get('PhysicalResourceId', '')}")
+            self.unprotect()
         self.delete()
 
     def _continue(self, dry_run: bool) -> None:
@@ -217,6 +219,35 @@ class Stack:
                 if not status.endswith("_IN_PROGRESS") or status == "REVIEW_IN_PROGRESS":
                     return status
         raise AssertionError("pauses end by themselves")
+
+    def unprotect(self) -> None:
+        """What keeps it and its database and load balancers from going by accident: this is none.
+
+        They are protected as soon as they are made, so that a creation that fails cannot even be rolled back before.
+        """
+        self._client.update_termination_protection(StackName=self.name, EnableTerminationProtection=False)
+        for row in self.resources():
+            kind, physical = row["ResourceType"], row.get("PhysicalResourceId")
+            if not physical or row["ResourceStatus"] == "DELETE_COMPLETE":
+                continue
+            if kind == "AWS::RDS::DBInstance":
+                self._unprotect_database(physical)
+            elif kind == "AWS::ElasticLoadBalancingV2::LoadBalancer":
+                client = self.account.client("elbv2")
+                with contextlib.suppress(client.exceptions.LoadBalancerNotFoundException):
+                    client.modify_load_balancer_attributes(
+                        LoadBalancerArn=physical, Attributes=[{"Key": "deletion_protection.enabled", "Value": "false"}]
+                    )
+
+    def _unprotect_database(self, name: str) -> None:
+        client = self.account.client("rds")
+        try:
+            if client.describe_db_instances(DBInstanceIdentifier=name)["DBInstances"][0].get("DeletionProtection"):
+                client.modify_db_instance(DBInstanceIdentifier=name, DeletionProtection=False, ApplyImmediately=True)
+        except client.exceptions.DBInstanceNotFoundFault:
+            return
+        except client.exceptions.InvalidDBInstanceStateFault as error:
+            raise Refused(error.response["Error"]["Message"], f"When {name} is available, run this again.") from None
 
     def delete(self) -> str:
         """Remove it and wait; its id. Raises Failed when something could not be removed."""

@@ -243,6 +243,17 @@ def test_a_creation_whose_rollback_failed_is_removed_too(account: Scene) -> None
     assert account.emulator.status("dev-webhooks") == "UPDATE_COMPLETE"
 
 
+def test_a_creation_of_prod_that_failed_is_removed_although_it_was_protected(account: Scene) -> None:
+    account.zone()
+    account.emulator.faults(IngestService__create="the tasks do not stay up")
+    account.deploy(expect=1, ENVIRONMENT="prod")
+    assert account.emulator.status("prod-webhooks") == "ROLLBACK_FAILED"
+    account.emulator.faults()
+    said = account.deploy(ENVIRONMENT="prod")
+    assert "left: Database prod-webhooks-db" in said
+    assert account.emulator.status("prod-webhooks") == "UPDATE_COMPLETE"
+
+
 def test_what_a_change_set_left_for_review_is_removed(account: Scene) -> None:
     account.zone()
     account.emulator.client("cloudformation").create_change_set(

@@ -135,3 +135,18 @@ def test_what_cannot_be_removed_is_named_and_the_next_run_goes_on(account: Scene
     assert account.emulator.status("dev-webhooks") == "none"
     assert "No stage in account" in account.type("destroy", DOMAIN, "--yes", expect=2)
     assert "There is no stack dev-webhooks" in account.type("destroy", DOMAIN, "--yes", expect=2, ENVIRONMENT="dev")
+
+
+def test_a_creation_of_prod_that_failed_goes_with_its_database_and_says_what_stays(account: Scene) -> None:
+    account.emulator.faults(IngestService__create="the tasks do not stay up")
+    account.deploy(expect=1, ENVIRONMENT="prod")
+    assert account.emulator.status("prod-webhooks") == "ROLLBACK_FAILED"
+    account.emulator.faults()
+    rds = account.emulator.client("rds")
+    assert [row["DBInstanceIdentifier"] for row in rds.describe_db_instances()["DBInstances"]] == ["prod-webhooks-db"]
+    said = account.type("destroy", DOMAIN, "--yes", ENVIRONMENT="prod")
+    assert account.emulator.status("prod-webhooks") == "none"
+    assert rds.describe_db_instances()["DBInstances"] == []
+    for row in rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]:
+        assert f"snapshot {row['DBSnapshotIdentifier']}" in said
+    assert account.emulator.client("elbv2").describe_load_balancers()["LoadBalancers"] == []

@@ -22,8 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ministack.core.responses import json_response
-from ministack.services import acm, alb, cloudformation, ecs
+from ministack.core.responses import json_response, now_iso
+from ministack.services import acm, alb, cloudformation, ecs, rds
 from ministack.services.cloudformation import provisioners, stacks
 
 _seen: Counter[str] = Counter()
@@ -44,6 +44,7 @@ def install() -> None:
     stacks._runs_on_worker_thread = lambda kind: (
         ours(kind) or any(isinstance(fault, dict) and fault.get("hold") for fault in planned().values())
     )
+    _wrap_rollback()
     _wrap_certificates()
     _wrap_targets()
     _wrap_services()
@@ -65,10 +66,36 @@ def _wrap_step(name: str) -> None:
             logical = arguments[3] if len(arguments) > 3 else named.get("logical_id")
         for key in (f"{logical}:{verb}", f"{kind}:{verb}"):
             _fail_or_hold(key)
+        if verb == "delete":
+            _refuse_protected(kind, arguments[0])
         return step(kind, *arguments, **named)
 
     setattr(provisioners, name, run)
     setattr(stacks, name, run)
+
+
+def _refuse_protected(kind: str, physical: str) -> None:
+    """As AWS does, whoever asks; ministack does it for those alone who ask the service itself."""
+    if kind == "AWS::RDS::DBInstance" and (rds._instances.get(physical) or {}).get("DeletionProtection"):
+        raise ValueError("Cannot delete protected DB Instance, please disable deletion protection and try again")
+    if kind == "AWS::ElasticLoadBalancingV2::LoadBalancer":
+        attributes = {row["Key"]: row["Value"] for row in alb._lb_attrs.get(physical, [])}
+        if attributes.get("deletion_protection.enabled") == "true":
+            raise ValueError(f"Load balancer '{physical}' cannot be deleted because deletion protection is enabled")
+
+
+def _wrap_rollback() -> None:
+    """What the rollback of a creation could not remove is still the stack's; ministack forgets it."""
+    roll_back = stacks._roll_back_operation
+
+    async def run(name: str, stack_id: str, stack: dict[str, Any], *arguments: Any, **named: Any) -> None:
+        await roll_back(name, stack_id, stack, *arguments, **named)
+        if stack["StackStatus"] == "ROLLBACK_FAILED":
+            more = {"ResourceStatus": "DELETE_FAILED", "Timestamp": now_iso()}
+            left = {logical: {**row, **more} for logical, row in stack["_rollback_failed"].items()}
+            stack["_resources"] = left
+
+    stacks._roll_back_operation = run
 
 
 def _fail_or_hold(key: str) -> None:
