@@ -14,6 +14,9 @@ from deployment.rollout import Rollout
 from deployment.stage import Stage, find
 from deployment.templates import AWS, Bucket, load
 
+# An older folder of the broker has older data, or was lost: that it was left behind is no release's affair.
+STAYS = frozenset({"KafkaDataPath"})
+
 
 def update(options: Options, account: Account, out: Output) -> None:
     """Raises Stop with its exit status."""
@@ -52,7 +55,7 @@ def _roll_back(stage: Stage, options: Options, bucket: Bucket, release: Release)
     _check_there(stage, rollout, release)
     wanted = {
         name: value for name, value in release.parameters.items()
-        if name in template.parameters and name not in template.secret_parameters
+        if name in template.parameters and name not in template.secret_parameters and name not in STAYS
     }  # fmt: skip
     changed = rollout.apply(rollout.plan(bucket, wanted, rollout.alarms()))
     if options.dry_run:

@@ -141,6 +141,17 @@ def test_rule_2_a_change_of_the_configuration_is_a_deployment_and_goes_back(dev:
     dev.checkout.restore()
 
 
+def test_the_brokers_folder_does_not_go_back(dev: Scene) -> None:
+    dev.checkout.commit("with its data")
+    dev.update(INGEST_MIN_TASKS="2")
+    dev.checkout.commit("with an empty broker")
+    dev.update(KAFKA_DATA_PATH="/kafka/2", INGEST_MIN_TASKS="3")
+    dev.update("--rollback")
+    assert dev.parameters()["IngestMinTasks"] == "2"
+    assert dev.parameters()["KafkaDataPath"] == "/kafka/2"
+    dev.checkout.restore()
+
+
 def test_an_attempt_that_failed_makes_no_second_version(dev: Scene) -> None:
     dev.update()
     before = dev.parameters()
