@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deployment import contents, images, registry, releases
+from deployment import contents, images, names, registry, releases
 from deployment.account import Account
 from deployment.arguments import Options, variable
 from deployment.errors import Refused
@@ -33,6 +33,8 @@ def update(options: Options, account: Account, out: Output) -> None:
     rollout.check_wanted(wanted)
     if theirs := [name for name in TOLD if name in wanted]:
         raise Refused(f"{variable(theirs[0])} is the network's.", "./aws/deploy.sh changes the network first.")
+    if arn := wanted.get("CertificateArn"):
+        names.check_certificate(account, arn, stage.domain)
     configuration = contents.load(stage.name)
     rollout.check_configuration(configuration)
     alarms = rollout.alarms()
@@ -68,7 +70,9 @@ def _roll_back(stage: Stage, options: Options, bucket: Bucket, release: Release)
 
 
 def _check_there(stage: Stage, rollout: Rollout, release: Release) -> None:
-    """Raises Refused when what the release needs has been removed since."""
+    """Raises Refused when what the release needs has been removed since, or serves no more."""
+    if arn := release.parameters.get("CertificateArn", ""):
+        names.check_certificate(stage.account, arn, stage.domain)
     for parameter, repository in (("BridgeImage", images.BRIDGE), ("KafkaImage", images.KAFKA)):
         tag = release.parameters.get(parameter, "").rpartition(":")[2]
         if tag and images.Repository(stage.account, repository).platforms(tag) is None:

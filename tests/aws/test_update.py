@@ -199,6 +199,21 @@ def test_servers_of_a_cluster_are_refused_where_the_stage_has_its_own_broker(dev
     )
 
 
+def test_a_certificate_is_looked_at_as_deploy_does_and_on_the_way_back_too(dev: Scene) -> None:
+    acm = dev.emulator.client("acm")
+    few = acm.request_certificate(DomainName=f"webhooks.{DOMAIN}")["CertificateArn"]
+    first, second = (acm.request_certificate(DomainName=f"*.{DOMAIN}")["CertificateArn"] for _ in range(2))
+    assert f"is not for kafka.{DOMAIN}, console.{DOMAIN}" in dev.update(expect=2, CERTIFICATE_ARN=few)
+    dev.checkout.commit("with a certificate")
+    dev.update(CERTIFICATE_ARN=first)
+    dev.checkout.commit("with another one")
+    dev.update(CERTIFICATE_ARN=second)
+    acm.delete_certificate(CertificateArn=first)
+    assert f"There is no certificate {first}" in dev.update("--rollback", expect=2)
+    assert dev.parameters()["CertificateArn"] == second
+    dev.checkout.restore()
+
+
 # ── what may not be replaced ──────────────────────────────────────────────────────────────────────────────────────
 
 
