@@ -60,8 +60,6 @@ def test_a_changed_password_of_kafka_is_no_outage_and_needs_no_restart(
         users.put(stack.kafka.username, "second-canary")
         stack.kafka.kill()  # connections that are open are never asked again
         stack.kafka.start()
-        # Kafka 4.4 forgets logins at a restart when another user was removed before (docs/howto/outside-consumers.md).
-        users.put(stack.kafka.username, "second-canary")
 
         def refused() -> bool:
             kafka = server.health()[1]["parts"]["kafka"]

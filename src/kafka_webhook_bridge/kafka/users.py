@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ _NAME = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 _RESOURCE = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _INTERNAL = "__"  # Kafka's own topics: everybody's positions, open transactions
 _SUPER_USERS = frozenset({"bridge", "anonymous"})  # of every broker that the bridge brings
+# When Kafka 4.4.0 starts, it moves the logins of its metadata log from one java.util.HashMap into another, and drops that
+# with all that come later whenever a removed login leaves it empty (ScramDelta.apply): after a restart users are unknown
+# because another one was deleted. A user that nobody can log in as holds the map: its name's hashCode() is 0, so it
+# comes first.
+_PLACEHOLDER = "f5a5a608"
 _PRINCIPAL = "User:"
 
 _RIGHTS = "Grant the bridge's user Alter and Describe on the cluster."
@@ -108,6 +114,8 @@ def check_name(name: str, super_users: Collection[str] = ()) -> None:
             f"{name!r} is no name for a user.",
             hint="A small letter, then small letters, digits, `.`, `_` or `-`; at most 63 characters.",
         )
+    if name == _PLACEHOLDER:
+        raise UsageError(f"{name} is the name of a user without rights that keeps the others at restarts of Kafka.")
     if name in _SUPER_USERS or name in {other.casefold() for other in super_users}:
         raise UsageError(f"{name} may do everything in this cluster, so it is no outside user.")
 
@@ -151,7 +159,7 @@ class Users(Calls):
 
     def names(self) -> set[str]:
         """Users with a credential of this cluster, super users among them."""
-        return set(self._credentials())
+        return set(self._credentials()) - {_PLACEHOLDER}
 
     def all(self) -> list[User]:
         """The same without super users and the bridge's own, and what is left of users, in order of their names.
@@ -283,12 +291,8 @@ class Users(Calls):
 
     def put(self, name: str, password: str) -> None:
         """Make the user, or give it this password."""
-        credential = ck_admin.UserScramCredentialUpsertion(
-            name,
-            ck_admin.ScramCredentialInfo(ck_admin.ScramMechanism.SCRAM_SHA_512, _ITERATIONS),
-            password.encode(),
-        )
-        self._alter(f"making the user {name}", [credential])
+        self._hold_place()
+        self._put(name, password)
 
     def allow_reading(self, name: str, topics: Iterable[str] = (ALL,), groups: Iterable[str] = (ALL,)) -> None:
         """Let the user read and describe `topics`, in the consumer `groups`: patterns as in `Rights`. Nothing else."""
@@ -360,8 +364,22 @@ class Users(Calls):
         found = self._wait(f"removing the rights of the user {name}", futures.values())
         return [_as_shown(rule) for rules in found for rule in rules]
 
+    def _put(self, name: str, password: str) -> None:
+        credential = ck_admin.UserScramCredentialUpsertion(
+            name,
+            ck_admin.ScramCredentialInfo(ck_admin.ScramMechanism.SCRAM_SHA_512, _ITERATIONS),
+            password.encode(),
+        )
+        self._alter(f"making the user {name}", [credential])
+
+    def _hold_place(self) -> None:
+        if not self._credentials(_PLACEHOLDER):
+            self._put(_PLACEHOLDER, secrets.token_urlsafe(32))
+
     def _remove_credential(self, name: str) -> bool:
         there = self._credentials(name).get(name, [])
+        if there:
+            self._hold_place()
         for mechanism in there:
             ended = ck_admin.UserScramCredentialDeletion(name, ck_admin.ScramMechanism(mechanism))
             self._alter(f"removing the user {name}", [ended])
