@@ -270,6 +270,11 @@ MUTANTS: list[Mutant] = [
         put(B + "Resources/AccessLogs/DeletionPolicy", "Delete"),
     ),
     (
+        "bucket-cannot-be-rolled-back",
+        data.rule_20_what_aws_cannot_empty_stays,
+        put(B + "Resources/AccessLogs/DeletionPolicy", "RetainExceptOnCreate"),
+    ),
+    (
         "denied-to-those-with-tls",
         data.data_at_rest_are_encrypted,
         put(
