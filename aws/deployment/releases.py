@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from deployment.errors import Refused
 from deployment.templates import Bucket, Template
@@ -29,8 +29,11 @@ class Release:
 def record(
     bucket: Bucket, stack: str, template: Template, parameters: dict[str, str], *, by: str, of: str = ""
 ) -> Release:  # fmt: skip
-    """Keep what is deployed now. Secret parameters are left out."""
-    name = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    """Keep what is deployed now. Secret parameters are left out. No release takes the name of another."""
+    taken = {release.name for release in all_of(bucket, stack)}
+    at = datetime.now(UTC)
+    while (name := at.strftime("%Y%m%dT%H%M%SZ")) in taken:
+        at += timedelta(seconds=1)
     open_ones = {key: value for key, value in parameters.items() if key not in template.secret_parameters}
     made = Release(name, stack, of or name, by, open_ones)
     bucket.put(_key(made, "template.yaml"), template.text)

@@ -8,7 +8,7 @@ from deployment.arguments import Options, variable
 from deployment.errors import Refused
 from deployment.network import TOLD
 from deployment.output import Output
-from deployment.parameters import from_environment, shown
+from deployment.parameters import OWN, from_environment, shown
 from deployment.releases import Release
 from deployment.rollout import Rollout
 from deployment.stage import Stage, find
@@ -31,7 +31,8 @@ def update(options: Options, account: Account, out: Output) -> None:
     if wanted:
         out.note(f"from the environment: {shown(rollout.template, wanted)}")
     rollout.check_wanted(wanted)
-    if theirs := [name for name in TOLD if name in wanted]:
+    of_network = [*TOLD, *(name for name in load("vpc").parameters if name not in OWN and name not in TOLD)]
+    if theirs := [name for name in of_network if variable(name) in options.environ]:
         raise Refused(f"{variable(theirs[0])} is the network's.", "./aws/deploy.sh changes the network first.")
     if arn := wanted.get("CertificateArn"):
         names.check_certificate(account, arn, stage.domain)

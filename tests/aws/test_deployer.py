@@ -165,7 +165,7 @@ def test_what_is_left_out_is_in_the_schemas() -> None:
         ("logs:DeleteLogGroup", "log-group:/aws/rds/instance/dev-webhooks-db/postgresql", {}),
         ("logs:PutRetentionPolicy", "log-group:/aws/ecs/containerinsights/dev-webhooks/performance", {}),
         ("cloudwatch:PutMetricAlarm", "alarm:dev-webhooks-ingest-5xx", {}),
-        ("cloudwatch:PutDashboard", "arn:aws:cloudwatch::123456789012:dashboard/dev-webhooks", {}),
+        ("cloudwatch:PutDashboard", "arn:aws:cloudwatch::123456789012:dashboard/dev-webhooks-eu-central-1", {}),
         ("sns:CreateTopic", "dev-webhooks-alarms", {}),
     ],
     ids=lambda value: value if isinstance(value, str) and not value.startswith("arn") else "",

@@ -171,7 +171,13 @@ def test_an_attempt_that_failed_makes_no_second_version(dev: Scene) -> None:
 
 
 def test_what_only_deploy_may_change_is_refused(dev: Scene) -> None:
-    assert "NAT_GATEWAYS is the network's" in dev.update(expect=2, NAT_GATEWAYS="per-az")
+    for name, value in (
+        ("NAT_GATEWAYS", "per-az"),
+        ("CLASS_B", "41"),
+        ("INTERFACE_ENDPOINTS", "true"),
+        ("VPC_ID", "v"),
+    ):
+        assert f"{name} is the network's" in dev.update(expect=2, **{name: value})
     said = dev.update(expect=2, DATABASE_SNAPSHOT_ID="rds:of-yesterday")
     assert "DatabaseSnapshotId was empty when the database was made, and stays that" in said
 

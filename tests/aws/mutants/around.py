@@ -22,6 +22,7 @@ MUTANTS: list[Mutant] = [
         watch.alarms_look_the_right_way,
         put(of("DiskAlarm", "ComparisonOperator"), "GreaterThanThreshold"),
     ),
+    ("disk-red-before-it-grows", watch.alarms_look_the_right_way, put(of("DiskAlarm", "Threshold"), 4294967296)),
     ("alarm-at-no-number", watch.alarms_look_the_right_way, drop(of("OutboxAlarm", "Threshold"))),
     (
         "errors-of-the-console-too",
@@ -267,6 +268,11 @@ MUTANTS: list[Mutant] = [
         "bucket-cannot-be-deleted",
         data.rule_20_what_aws_cannot_empty_stays,
         put(B + "Resources/AccessLogs/DeletionPolicy", "Delete"),
+    ),
+    (
+        "bucket-cannot-be-rolled-back",
+        data.rule_20_what_aws_cannot_empty_stays,
+        put(B + "Resources/AccessLogs/DeletionPolicy", "RetainExceptOnCreate"),
     ),
     (
         "denied-to-those-with-tls",

@@ -33,7 +33,7 @@ NAMES: dict[str, tuple[str, int, str]] = {
     "AWS::KMS::Alias": ("AliasName", 256, r"alias/(?!aws/)[\w/-]+"),
 }  # fmt: skip
 # One account holds one of these for all its regions.
-GLOBAL = {"AWS::IAM::Role", "AWS::IAM::ManagedPolicy", "AWS::S3::Bucket"}
+GLOBAL = {"AWS::CloudWatch::Dashboard", "AWS::IAM::Role", "AWS::IAM::ManagedPolicy", "AWS::S3::Bucket"}
 # What the words of a security group may be made of; an apostrophe fails the deployment.
 WORDS = re.compile(r"[A-Za-z0-9 ._\-:/()#,@\[\]+=&;{}!$*]{1,255}")
 IN_RULES = {

@@ -13,6 +13,8 @@ from world import World, only
 DAYS = {"dev": 14, "staging": 30, "prod": 90}
 FROM_LINES = ("outbox", "lag", "refused", "risk")
 
+GROWS_BELOW_BYTES = 0.1 * 20 * 2**30  # RDS: a tenth of what is allocated, of a new database
+
 
 def logs(world: World) -> Iterator[tuple[str, dict[str, str]]]:
     for name, container in world.containers():
@@ -189,6 +191,8 @@ def alarms_look_the_right_way(world: World) -> Iterator[str]:
             yield f"{one.id} has no {', '.join(lost)}"
         elif int(one.get("Period")) * int(one.get("EvaluationPeriods")) > 86_400:
             yield f"{one.id} looks at more than a day, which CloudWatch refuses"
+        if one.get("MetricName") == "FreeStorageSpace" and float(one.get("Threshold", 0)) >= GROWS_BELOW_BYTES:
+            yield f"{one.id} is red before the database's storage grows by itself"
 
 
 def rule_18_only_errors_of_ingest_roll_back(world: World) -> Iterator[str]:
