@@ -35,10 +35,10 @@ _NAME = re.compile(r"[a-z][a-z0-9._-]{0,62}")
 _RESOURCE = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _INTERNAL = "__"  # Kafka's own topics: everybody's positions, open transactions
 _SUPER_USERS = frozenset({"bridge", "anonymous"})  # of every broker that the bridge brings
-# When Kafka 4.4.0 starts, it moves the logins of its metadata log from one java.util.HashMap into another, and drops that
-# with all that come later whenever a removed login leaves it empty (ScramDelta.apply): after a restart users are unknown
-# because another one was deleted. A user that nobody can log in as holds the map: its name's hashCode() is 0, so it
-# comes first.
+# When Kafka 4.4.0 starts, it moves the logins of its metadata log from one java.util.HashMap into another, and drops
+# that with all that come later whenever a removed login leaves it empty (ScramDelta.apply): after a restart users are
+# unknown because another one was deleted. A user that nobody can log in as holds the map: its name's hashCode() is 0,
+# so it comes first.
 _PLACEHOLDER = "f5a5a608"
 _PRINCIPAL = "User:"
 
