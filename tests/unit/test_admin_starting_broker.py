@@ -6,6 +6,7 @@ The broker here speaks as much of the Kafka protocol as librdkafka asks of it: A
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import subprocess
@@ -58,7 +59,8 @@ class StartingBroker:
             threading.Thread(target=self._answer_all, args=(connection,), daemon=True).start()
 
     def _answer_all(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as requests:
+        # A client that ends with answers unread resets the connection.
+        with contextlib.suppress(ConnectionError), connection, connection.makefile("rb") as requests:
             while size := requests.read(4):
                 request = requests.read(struct.unpack("!i", size)[0])
                 api, version, correlation = struct.unpack_from("!hhi", request)
