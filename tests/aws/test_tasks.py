@@ -5,6 +5,7 @@ Behind a proxy that ends TLS where AWS has a network load balancer, with Postgre
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import http.client
 import itertools
@@ -449,17 +450,30 @@ def test_rule_5_what_is_missing_is_told(name: str) -> None:
     assert name in done.stderr
 
 
-def test_rule_5_kafka_waits_until_the_broker_before_lets_go(tmp_path: Path) -> None:
-    lock = tmp_path / ".lock"
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Another broker has the folder."""
+    lock = folder / ".lock"
     lock.touch()
     with lock.open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        process = subprocess.Popen(
-            [str(ENTRYPOINT), "echo", "started"], env={**LOGIN_OF_KAFKA, "KAFKA_LOG_DIRS": str(tmp_path)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stderr is not None
-        assert "waiting for the broker before" in process.stderr.readline()
+        yield
+
+
+def waiting(folder: Path) -> subprocess.Popen[str]:
+    """The entry point, when it has said that it waits."""
+    process = subprocess.Popen(
+        [str(ENTRYPOINT), "echo", "started"], env={**LOGIN_OF_KAFKA, "KAFKA_LOG_DIRS": str(folder)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    assert "waiting for the broker before" in process.stderr.readline()
+    return process
+
+
+def test_rule_5_kafka_waits_until_the_broker_before_lets_go(tmp_path: Path) -> None:
+    with locked(tmp_path):
+        process = waiting(tmp_path)
         assert process.poll() is None
     output, _ = process.communicate(timeout=WAIT_S)
     assert (process.returncode, output) == (0, "started\n")
@@ -468,26 +482,15 @@ def test_rule_5_kafka_waits_until_the_broker_before_lets_go(tmp_path: Path) -> N
 def test_rule_5_kafka_is_not_started_on_a_folder_that_another_has(tmp_path: Path) -> None:
     assert "LOCK_WAIT_S:-150}" in ENTRYPOINT.read_text()
     assert "LOCK_WAIT_S" not in environment(definition("kafka"))
-    lock = tmp_path / ".lock"
-    lock.touch()
-    with lock.open("r+") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with locked(tmp_path):
         done = enter(KAFKA_LOG_DIRS=str(tmp_path), LOCK_WAIT_S="1")
     assert (done.returncode, done.stdout) == (1, "")
     assert "Another broker has held" in done.stderr
 
 
 def test_it_can_be_ended_while_it_waits(tmp_path: Path) -> None:
-    lock = tmp_path / ".lock"
-    lock.touch()
-    with lock.open("r+") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        process = subprocess.Popen(
-            [str(ENTRYPOINT), "echo", "started"], env={**LOGIN_OF_KAFKA, "KAFKA_LOG_DIRS": str(tmp_path)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stderr is not None
-        process.stderr.readline()
+    with locked(tmp_path):
+        process = waiting(tmp_path)
         process.send_signal(signal.SIGTERM)
         output, _ = process.communicate(timeout=WAIT_S)
     assert (process.returncode, output) == (143, "")
