@@ -55,7 +55,7 @@ class Outside:
     def __init__(self, kafka: Kafka, front: Edge, guard_elsewhere: Callable[[str], None]) -> None:
         self.kafka, self.front, self.guard_elsewhere = kafka, front, guard_elsewhere
         self.admin = ck_admin.AdminClient(client_config(kafka.settings))
-        self.producer = ck.Producer(client_config(kafka.settings, **{"acks": "all", "linger.ms": 5}))
+        self.producer = ck.Producer(client_config(kafka.settings, **{"enable.idempotence": True, "linger.ms": 5}))
         users = Users(kafka.settings)
         users.put(USER, PASSWORD)
         users.allow_reading(USER)

@@ -373,8 +373,8 @@ class Users(Calls):
         self._alter(f"making the user {name}", [credential])
 
     def _hold_place(self) -> None:
-        if not self._credentials(_PLACEHOLDER):
-            self._put(_PLACEHOLDER, secrets.token_urlsafe(32))
+        """Before any change, so that it stands before all others; anew each time, which asks for nothing first."""
+        self._put(_PLACEHOLDER, secrets.token_urlsafe(32))
 
     def _remove_credential(self, name: str) -> bool:
         there = self._credentials(name).get(name, [])
