@@ -1,8 +1,9 @@
 """outside: a partner's quota, and what clients that lie cost Kafka and those who read. See README.md.
 
-    python benchmarks/outside.py [--quick] [--parts quota,attack]
+    python benchmarks/outside.py [--quick] [--parts quota,attack,attack-broker]
 
-Everything goes through PROXY, the listener of outside consumers, with SCRAM-SHA-512, without a TLS proxy before it.
+The quota and `attack-broker` go straight to PROXY, the broker's listener for outside consumers, with SCRAM-SHA-512.
+`attack` goes the way that outsiders have: through nginx's TLS and the guard.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import multiprocessing
 import os
 import random
 import secrets
-import socket
+import select
+import ssl
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +25,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka as ck
@@ -32,12 +36,16 @@ import results
 from kafka_webhook_bridge.kafka.quotas import BYTE_RATE, Quotas
 from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.stack import Kafka
+from kafka_webhook_bridge.stack.ports import free_ports
 from processes import resident
 from servers import embedded_stack
 from topics import Cluster, Topics
 
+sys.path.insert(0, str(results.ROOT / "tests"))
 sys.path.insert(0, str(results.ROOT / "tests" / "deployment"))
 import raw_kafka
+
+from edge import edge, guarding
 
 BODY_BYTES = 1024
 QUOTA_BYTES_PER_SECOND = 5_000_000
@@ -49,6 +57,7 @@ STALL_S = 60
 ATTACKERS = 32
 HALF_OPEN = 1000
 FIRST_S = 5
+PARTS = ("quota", "attack", "attack-broker")
 # A heap of one size: its growth from half to whole, once, would be taken for memory that the attack has cost.
 JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:+ExitOnOutOfMemoryError", "-Djava.awt.headless=true",
        "-XX:ReservedCodeCacheSize=240m", "-Xms512m", "-Xmx512m", "-Xmn64m")  # fmt: skip
@@ -69,21 +78,41 @@ FULL = Profile("outside", 20, 60, 20)
 QUICK = Profile("outside-quick", 20, 20, 8)
 
 
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where outsiders knock. `ca` is the file of the authority that signed its certificate; empty: no TLS."""
+
+    port: int
+    ca: str = ""
+
+    def knock(self, source: int = 0, *, tls: bool = True) -> raw_kafka.Raw:
+        """A connection of the attacker number `source`, who has an address of its own."""
+        context = ssl.create_default_context(cafile=self.ca) if self.ca and tls else None
+        return raw_kafka.Raw(self.port, tls=context, source=f"127.0.1.{1 + source}")
+
+    def consumer_config(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"bootstrap.servers": f"localhost:{self.port}"}
+        if self.ca:
+            return found | {"security.protocol": "SASL_SSL", "ssl.ca.location": self.ca}
+        return found | {"security.protocol": "SASL_PLAINTEXT"}
+
+
 class Partner:
     """An outside user: it may read every topic."""
 
     def __init__(self, kafka: Kafka, name: str, quota_bytes_per_second: float | None = None) -> None:
-        self.kafka, self.name, self.password = kafka, name, secrets.token_hex(12)
+        self.name, self.password = name, secrets.token_hex(12)
+        self.proxy = Door(kafka.ports.proxy)
         users = Users(kafka.settings)
         users.put(name, self.password)
         users.allow_reading(name)
         if quota_bytes_per_second is not None:
             Quotas(kafka.settings).put(name, {BYTE_RATE: quota_bytes_per_second})
 
-    def consumer(self, topic: str, **more: Any) -> ck.Consumer:
+    def consumer(self, topic: str, door: Door | None = None, **more: Any) -> ck.Consumer:
         found = ck.Consumer(
             {
-                "bootstrap.servers": self.kafka.proxy_bootstrap, "security.protocol": "SASL_PLAINTEXT",
+                **(door or self.proxy).consumer_config(),
                 "sasl.mechanism": "SCRAM-SHA-512", "sasl.username": self.name, "sasl.password": self.password,
                 "group.id": self.name, "enable.auto.commit": False, "auto.offset.reset": "earliest", "log_level": 0,
                 **more,
@@ -194,9 +223,9 @@ def quota(kafka: Kafka, cluster: Cluster, profile: Profile) -> dict[str, Any]:
 class Control:
     """A consumer that is there all the time, and the delay from the producer's call to its hands."""
 
-    def __init__(self, kafka: Kafka, cluster: Cluster, topic: str) -> None:
+    def __init__(self, kafka: Kafka, cluster: Cluster, topic: str, door: Door) -> None:
         self._producer = ck.Producer({**cluster.client_config(), "linger.ms": 0})
-        self._consumer = Partner(kafka, "control").consumer(topic)
+        self._consumer = Partner(kafka, "control").consumer(topic, door)
         self._topic = topic
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._produce)
@@ -251,49 +280,39 @@ class Control:
         }
 
 
-def lies(port: int, tries: Synchronized[int]) -> None:
+def lies(door: Door, me: int, tries: Synchronized[int]) -> None:
     """Frames that are no requests, until this process is ended."""
-    frames = list(raw_kafka.FRAMES.values())
-    for number in count(random.randrange(len(frames))):
-        with suppress(OSError), raw_kafka.Raw(port) as raw:
-            raw.send(frames[number % len(frames)])
+    frames = list(raw_kafka.FRAMES.items())
+    for number in count(me):
+        name, frame = frames[number % len(frames)]
+        with suppress(OSError), door.knock(me, tls=name not in ("HTTP", "TLS")) as raw:
+            raw.send(frame)
             raw.cut()
             counted(tries)
 
 
-def guesses(port: int, tries: Synchronized[int]) -> None:
+def guesses(door: Door, me: int, tries: Synchronized[int]) -> None:
     """Logins of a known user with wrong passwords: proofs at random, which cost the guesser nothing to make and the
     broker as much as any other."""
     while True:
-        with suppress(OSError), raw_kafka.Raw(port) as raw:
+        with suppress(OSError), door.knock(me) as raw:
             if raw.handshake() == 0 and raw.scram(b"control", b"", proof=secrets.token_bytes(64)).code:
                 counted(tries)
 
 
-def half_open(port: int, tries: Synchronized[int]) -> None:
+def half_open(door: Door, me: int, tries: Synchronized[int]) -> None:
     """Connections that begin a login and stop; one that is cut is opened again."""
-    opened: dict[int, socket.socket] = {}
+    opened: dict[int, raw_kafka.Raw] = {}
     for number in count():
-        place = number % HALF_OPEN
-        if (old := opened.get(place)) is not None:
-            try:
-                if old.recv(1):
-                    continue
-            except BlockingIOError:
-                if place == 0:
-                    time.sleep(0.5)
-                with suppress(OSError):
-                    old.send(b"\0")
+        place = number % (HALF_OPEN // ATTACKERS)
+        if place in opened:
+            if not select.select([opened[place].socket], [], [], 0.02)[0]:
                 continue
-            except OSError:
-                pass
-            old.close()
-        opened[place] = socket.socket()
-        opened[place].setblocking(False)
-        opened[place].connect_ex(("127.0.0.1", port))
+            opened.pop(place).socket.close()
         with suppress(OSError):
+            opened[place] = door.knock(me)
             opened[place].send(raw_kafka.request(raw_kafka.SASL_HANDSHAKE, 1, b"\0")[:9])
-        counted(tries)
+            counted(tries)
 
 
 def counted(tries: Synchronized[int]) -> None:
@@ -301,28 +320,23 @@ def counted(tries: Synchronized[int]) -> None:
         tries.value += 1
 
 
-ATTACKS = {
-    "lies": (lies, ATTACKERS, "frames that are no requests, oversized lengths, HTTP, TLS"),
-    "guesses": (guesses, ATTACKERS, "logins with wrong passwords"),
-    "half_open": (half_open, 1, f"{HALF_OPEN} connections that stop in the middle"),
-}
+ATTACKS = {"lies": lies, "guesses": guesses, "half_open": half_open}
 
 
-def attacker(name: str, port: int, tries: Synchronized[int]) -> None:
+def attacker(name: str, door: Door, tries: Synchronized[int]) -> None:
     """The body of the attacking process: threads until it is killed."""
     # An attacker's CPU is not the broker's: on a shared machine it gets what nobody else wants.
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    act, threads, _ = ATTACKS[name]
-    for _ in range(threads):
-        threading.Thread(target=act, args=(port, tries)).start()
+    for me in range(ATTACKERS):
+        threading.Thread(target=ATTACKS[name], args=(door, me, tries)).start()
 
 
 @contextmanager
-def under(name: str, port: int) -> Iterator[Synchronized[int]]:
+def under(name: str, door: Door) -> Iterator[Synchronized[int]]:
     """The attack, as long as the block lasts. Yields how often it has been tried."""
     context = multiprocessing.get_context("spawn")
     tries = context.Value("q", 0)
-    process = context.Process(target=attacker, args=(name, port, tries), daemon=True)
+    process = context.Process(target=attacker, args=(name, door, tries), daemon=True)
     process.start()
     try:
         yield tries
@@ -331,9 +345,19 @@ def under(name: str, port: int) -> Iterator[Synchronized[int]]:
         process.join()
 
 
-def attack(kafka: Kafka, cluster: Cluster, profile: Profile) -> dict[str, Any]:
+@contextmanager
+def front(kafka: Kafka, port: int) -> Iterator[Door]:
+    """nginx and `kwb guard` as the stack has them."""
+    with tempfile.TemporaryDirectory(prefix="kwb-bench-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        with guarding(folder, kafka.ports.proxy) as guard, edge(folder, kafka=guard.port, port=port) as nginx:
+            yield Door(port, str(nginx.ca))
+
+
+def attack(kafka: Kafka, cluster: Cluster, profile: Profile, door: Door) -> dict[str, Any]:
     """Part two."""
-    pid, port = kafka.pid, kafka.ports.proxy
+    pid = kafka.pid
     assert pid is not None
     topics = Topics(cluster)
     highest = 0.0
@@ -347,13 +371,13 @@ def attack(kafka: Kafka, cluster: Cluster, profile: Profile) -> dict[str, Any]:
     first: dict[str, dict[str, Any]] = {}
     phases: dict[str, dict[str, Any]] = {}
     try:
-        with topics.topic("bench-attack", flush=False) as topic, Control(kafka, cluster, topic) as control:
+        with topics.topic("bench-attack", flush=False) as topic, Control(kafka, cluster, topic, door) as control:
             # A broker that has just started compiles what refuses when it first refuses: told apart from the phases.
             for name in ATTACKS:
                 console.print(f"attack: {name}, met for the first time")
-                with under(name, port):
+                with under(name, door):
                     first[name] = control.measure(FIRST_S)
-                served(port)
+                served(door)
             console.print("attack: the baseline")
             control.measure(5)
             start = memory()
@@ -361,10 +385,10 @@ def attack(kafka: Kafka, cluster: Cluster, profile: Profile) -> dict[str, Any]:
             before = memory()
             for name in ATTACKS:
                 console.print(f"attack: {name}")
-                with under(name, port) as tries:
+                with under(name, door) as tries:
                     found = control.measure(profile.phase_s, lambda: void(memory()))
                     phases[name] = {"tries": tries.value, **found}
-                phases[name] |= {"newcomer_waits_s": served(port), "rss_mib": memory()}
+                phases[name] |= {"newcomer_waits_s": served(door), "rss_mib": memory()}
             after = memory()
             calm = control.measure(profile.phase_s)
     finally:
@@ -384,12 +408,16 @@ def void(_: object) -> None:
     """A measurement taken for its side effect."""
 
 
-def served(port: int) -> float:
+def served(door: Door) -> float:
     """Seconds until a newcomer is answered: what the attack left in the queue is gone then."""
     start = time.monotonic()
-    with raw_kafka.Raw(port) as raw:
-        if raw.handshake():
+    while True:
+        with suppress(OSError), door.knock(ATTACKERS) as raw:
+            if raw.handshake() == 0:
+                break
+        if time.monotonic() > start + STALL_S:
             raise SystemExit("a newcomer is refused after the attack")
+        time.sleep(0.05)
     return round(time.monotonic() - start, 2)
 
 
@@ -401,8 +429,10 @@ def show(found: dict[str, dict[str, Any]]) -> None:
         rates = [part[f"{name}_bytes_per_second"] for name in ("quota", "without_quota", "wire", "bodies")]
         table.add_row(*(f"{rate / 1e6:.2f} MB/s" for rate in rates), f"{part['off_percent']} %", str(part["holds"]))
         out.print(table)
-    if part := found.get("attack"):
-        table = Table("control consumer", "tries", "p50", "p99", "max", "newcomer waits", "broker's RSS")
+    for name in ("attack", "attack-broker"):
+        if (part := found.get(name)) is None:
+            continue
+        table = Table(f"{name}: control consumer", "tries", "p50", "p99", "max", "newcomer waits", "broker's RSS")
         rss = part["rss_mib"]
         rows = [(f"{name}, the first time", row) for name, row in part["first"].items()]
         rows += [("baseline", {**part["baseline"], "rss_mib": rss["before"]}), *part["phases"].items()]
@@ -419,14 +449,24 @@ def show(found: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="shorter, about two minutes")
-    parser.add_argument("--parts", default="quota,attack", help="comma separated: quota, attack")
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"comma separated: {', '.join(PARTS)}")
     args = parser.parse_args()
+    if unknown := set(args.parts.split(",")) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
     profile = QUICK if args.quick else FULL
     machine = results.machine()
     found = {}
-    with embedded_stack(jvm=JVM) as (stack, cluster):
-        for part in args.parts.split(","):
-            found[part] = {"quota": quota, "attack": attack}[part](stack.kafka, cluster, profile)
+    for part in args.parts.split(","):
+        (port,) = free_ports(1)
+        advertised = f"localhost:{port}" if part == "attack" else ""
+        with embedded_stack(jvm=JVM, proxy_advertised=advertised) as (stack, cluster):
+            if part == "quota":
+                found[part] = quota(stack.kafka, cluster, profile)
+            elif part == "attack":
+                with front(stack.kafka, port) as door:
+                    found[part] = attack(stack.kafka, cluster, profile, door)
+            else:
+                found[part] = attack(stack.kafka, cluster, profile, Door(stack.kafka.ports.proxy))
     load = {
         "body_bytes": BODY_BYTES, "warm_up_s": profile.warm_up_s, "quota_s": profile.quota_s,
         "phase_s": profile.phase_s, "records_per_second": RECORDS_PER_SECOND, "half_open": HALF_OPEN,
@@ -437,7 +477,9 @@ def main() -> None:
         path = results.write(f"{profile.name}-{part}", whole)
         console.print(f"written: {path.relative_to(results.ROOT)}")
     show(found)
-    if not all(held for part in found.values() for name, held in part.items() if name.endswith("holds")):
+    # What the broker alone cannot hold is why the guard is there: told, and judged by the way that outsiders have.
+    judged = [part for name, part in found.items() if name != "attack-broker"]
+    if not all(held for part in judged for name, held in part.items() if name.endswith("holds")):
         raise SystemExit("a limit does not hold")
 
 

@@ -19,14 +19,17 @@ POSTGRES_OPTIONS = {"max_wal_size": "8GB", "shared_buffers": "1GB"}
 
 @contextmanager
 def embedded_stack(
-    postgres_options: Mapping[str, str] | None = None, *, jvm: Sequence[str] = ()
+    postgres_options: Mapping[str, str] | None = None, *, jvm: Sequence[str] = (), proxy_advertised: str = ""
 ) -> Iterator[tuple[Stack, Cluster]]:
-    """Kafka and PostgreSQL, and the cluster as clients see it. `jvm` are options of a broker with 1 GiB of heap."""
+    """Kafka and PostgreSQL, and the cluster as clients see it. `jvm` are options of a broker with 1 GiB of heap, whose
+    PROXY sends its clients to `proxy_advertised`."""
     with tempfile.TemporaryDirectory(prefix="kwb-bench-", dir="/var/tmp") as name:  # /tmp may be memory
         Path(name).chmod(0o711)
         stack = Stack(Path(name) / "stack")
         if jvm:
-            stack.kafka = Kafka(stack.kafka.folder, jvm=jvm, heap_bytes=1024 * 1024**2)
+            stack.kafka = Kafka(
+                stack.kafka.folder, jvm=jvm, heap_bytes=1024 * 1024**2, proxy_advertised=proxy_advertised
+            )
         if postgres_options:
             stack.postgres = Postgres(stack.postgres.folder, options=postgres_options)
         Console(stderr=True).print("starting Kafka and PostgreSQL")

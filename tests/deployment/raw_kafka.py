@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import secrets
 import socket
+import ssl
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -63,10 +64,18 @@ class Answer:
 class Raw:
     """One connection. Every read has a limit in time; the end of the connection reads as b''."""
 
-    def __init__(self, port: int, *, trickle: bool = False) -> None:
-        """`trickle` sends every byte as a segment of its own."""
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+    def __init__(
+        self, port: int, *, trickle: bool = False, tls: ssl.SSLContext | None = None, source: str = "127.0.0.1"
+    ) -> None:
+        """`trickle` sends every byte as a segment of its own; `source` is the address it comes from."""
+        self.socket = socket.create_connection(("127.0.0.1", port), PATIENCE_S, (source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            try:
+                self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
+            except OSError:
+                self.socket.close()
+                raise
         self._step = 1 if trickle else 2**31
 
     def __enter__(self) -> Raw:

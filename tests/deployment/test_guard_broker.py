@@ -102,16 +102,19 @@ def test_what_is_no_request_is_cut(kafka: Kafka, guard: Guard, data: bytes) -> N
 
 
 def test_frames_byte_by_byte_pass_and_one_that_stops_is_cut(kafka: Kafka, guard: Guard) -> None:
-    with log_in(guard) as slow, come(guard) as stopped, Raw(guard.port) as silent, Raw(guard.port) as half:
+    with (
+        log_in(guard) as slow, come(guard) as stopped, come(guard) as mute, Raw(guard.port) as silent,
+        Raw(guard.port) as half,
+    ):  # fmt: skip
         stopped.send(request(API_VERSIONS, 0, b"")[:-1])
         half.send(b"PROXY TCP4 203.0.113.7")
         for byte in request(API_VERSIONS, 0, b""):
             slow.send(bytes([byte]))
         assert slow.frame()
-        assert all(raw.cut() for raw in (stopped, silent, half))
-        slow.send(request(API_VERSIONS, 0, b""))  # it is not silence that is cut
+        assert all(raw.cut() for raw in (stopped, mute, silent, half))
+        slow.send(request(API_VERSIONS, 0, b""))  # silence after a first frame is not cut
         assert slow.frame()
-    eventually(lambda: guard.log.read_text().count("a frame that does not end") == 2, "both are logged")
+    eventually(lambda: guard.log.read_text().count("a frame that does not end") == 3, "each is logged")
 
 
 def test_who_comes_without_saying_for_whom_is_cut(guard: Guard) -> None:

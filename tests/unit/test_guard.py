@@ -115,6 +115,30 @@ def test_a_broker_that_moves_is_found_by_its_name(monkeypatch: pytest.MonkeyPatc
     asyncio.run(main())
 
 
+def test_a_name_with_several_addresses_is_reached_at_the_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    really = socket.getaddrinfo
+
+    def lookup(host: object, *more: Any, **others: Any) -> Any:
+        if host != "kafka.test":
+            return really(host, *more, **others)
+        return [found for one in ("127.0.0.3", "127.0.0.2") for found in really(one, *more, **others)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+
+    async def main() -> None:
+        async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(await reader.readexactly(7))
+            writer.close()
+
+        second = await asyncio.start_server(says, "127.0.0.2", 0)
+        guard = Guard("kafka.test", second.sockets[0].getsockname()[1])
+        assert await talk(await guard.listen("127.0.0.1", 0)) == frame(3)
+        await guard.close()
+        second.close()
+
+    asyncio.run(main())
+
+
 def test_rule_9_all_that_outsiders_may_hold_fits_the_brokers_memory_for_requests() -> None:
     """In both places where a broker's settings stand."""
     embedded = dict(re.findall(r"(?m)^([a-z.]+)=(\S+)$", _PROPERTIES))

@@ -20,6 +20,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from kafka_webhook_bridge.observability import logs
@@ -27,7 +28,7 @@ from kafka_webhook_bridge.observability import logs
 # A frame of a consumer is a few hundred bytes. The longest: a first Fetch, about 30 bytes for each partition and the
 # topics' names, or the assignment of a large group by its leader. This has room for 2 500 partitions.
 FRAME_BYTES_MAX = 128 * 1024
-FRAME_S_MAX = 10.0  # from its first byte to its last
+FRAME_S_MAX = 10.0  # from its first byte to its last; the first frame of a connection from the header on
 CONNECTIONS_MAX = 1000  # as listener.name.proxy.max.connections
 # New connections of one address. A consumer opens two or three and keeps them; the broker takes 50 a second of all.
 NEW_BURST = 200
@@ -102,15 +103,14 @@ class Guard:
         found: int = self._server.sockets[0].getsockname()[1]
         return found
 
-    async def where(self) -> tuple[str, int]:
-        """Kafka's address now. One lookup for all who wait: while a name is missing it may take seconds, and lookups
+    async def where(self) -> list[tuple[str, int]]:
+        """Kafka's addresses now. One lookup for all who wait: while a name is missing it may take seconds, and lookups
         of clients that come again and again would queue up behind each other."""
         loop = asyncio.get_running_loop()
         if self._lookup is None or self._lookup.done():
             self._lookup = loop.create_task(self._look_up())
             self._lookup.add_done_callback(lambda done: done.cancelled() or done.exception())
-        found: tuple[str, int] = (await asyncio.shield(self._lookup))[0][4][:2]
-        return found
+        return [found[4][:2] for found in await asyncio.shield(self._lookup)]
 
     async def _look_up(self) -> list[Any]:
         found = await asyncio.get_running_loop().getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
@@ -252,11 +252,10 @@ class _Outside(_Side):
         self._connecting = asyncio.get_running_loop().create_task(self._connect(rest))
 
     async def _connect(self, rest: bytes) -> None:
-        loop = asyncio.get_running_loop()
         inside = _Inside(self)
         try:
             async with asyncio.timeout(CONNECT_S_MAX):
-                await loop.create_connection(lambda: inside, *await self._guard.where())
+                await self._reach(inside)
         except (OSError, TimeoutError) as error:
             self._connecting = None
             self._cut("the broker was not reached", said=str(error))
@@ -267,8 +266,19 @@ class _Outside(_Side):
             self.end()
             return
         super().go_on()
+        self._wait()  # a consumer speaks first, and at once
         if rest:
             self.data_received(rest)
+
+    async def _reach(self, inside: _Inside) -> None:
+        """The first of the broker's addresses that answers. Raises the last one's OSError."""
+        loop = asyncio.get_running_loop()
+        *others, last = await self._guard.where()
+        for address in others:
+            with suppress(OSError):
+                await loop.create_connection(lambda: inside, *address)
+                return
+        await loop.create_connection(lambda: inside, *last)
 
     def _send(self, frames: bytes) -> None:
         if self.other is not None and self.other.transport is not None:
