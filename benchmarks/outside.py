@@ -14,7 +14,8 @@ import multiprocessing
 import os
 import random
 import secrets
-import select
+import selectors
+import socket
 import ssl
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 from itertools import count
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import confluent_kafka as ck
 from rich.console import Console
@@ -54,7 +55,9 @@ RECORDS_PER_SECOND = 200  # that the control consumer waits for
 RSS_MORE_MIB_MAX = 50
 P99_TIMES_MAX = 2
 STALL_S = 60
-ATTACKERS = 32
+TRIES_PER_SECOND = 100  # twice what the broker takes on PROXY
+ATTACKERS = 200  # threads: a try may wait for its end
+ADDRESSES = 32  # from which they come
 HALF_OPEN = 1000
 FIRST_S = 5
 PARTS = ("quota", "attack", "attack-broker")
@@ -85,10 +88,10 @@ class Door:
     port: int
     ca: str = ""
 
-    def knock(self, source: int = 0, *, tls: bool = True) -> raw_kafka.Raw:
-        """A connection of the attacker number `source`, who has an address of its own."""
+    def knock(self, source: int, *, tls: bool = True) -> raw_kafka.Raw:
+        """A connection of the attacker number `source`; they share ADDRESSES."""
         context = ssl.create_default_context(cafile=self.ca) if self.ca and tls else None
-        return raw_kafka.Raw(self.port, tls=context, source=f"127.0.1.{1 + source}")
+        return raw_kafka.Raw(self.port, tls=context, source=f"127.0.1.{1 + source % ADDRESSES}")
 
     def consumer_config(self) -> dict[str, Any]:
         found: dict[str, Any] = {"bootstrap.servers": f"localhost:{self.port}"}
@@ -280,39 +283,57 @@ class Control:
         }
 
 
-def lies(door: Door, me: int, tries: Synchronized[int]) -> None:
+class Pace:
+    """Lets its threads go on one after another, so many a second."""
+
+    def __init__(self, per_second: float) -> None:
+        self._step_s = 1 / per_second
+        self._lock = threading.Lock()
+        self._next = time.monotonic()
+
+    def wait(self) -> None:
+        with self._lock:
+            mine = self._next = max(self._next + self._step_s, time.monotonic())
+        time.sleep(max(0.0, mine - time.monotonic()))
+
+
+def lies(door: Door, me: int, pace: Pace, tries: Synchronized[int]) -> None:
     """Frames that are no requests, until this process is ended."""
     frames = list(raw_kafka.FRAMES.items())
     for number in count(me):
         name, frame = frames[number % len(frames)]
+        pace.wait()
         with suppress(OSError), door.knock(me, tls=name not in ("HTTP", "TLS")) as raw:
+            counted(tries)
             raw.send(frame)
             raw.cut()
-            counted(tries)
 
 
-def guesses(door: Door, me: int, tries: Synchronized[int]) -> None:
+def guesses(door: Door, me: int, pace: Pace, tries: Synchronized[int]) -> None:
     """Logins of a known user with wrong passwords: proofs at random, which cost the guesser nothing to make and the
     broker as much as any other."""
     while True:
+        pace.wait()
         with suppress(OSError), door.knock(me) as raw:
-            if raw.handshake() == 0 and raw.scram(b"control", b"", proof=secrets.token_bytes(64)).code:
-                counted(tries)
-
-
-def half_open(door: Door, me: int, tries: Synchronized[int]) -> None:
-    """Connections that begin a login and stop; one that is cut is opened again."""
-    opened: dict[int, raw_kafka.Raw] = {}
-    for number in count():
-        place = number % (HALF_OPEN // ATTACKERS)
-        if place in opened:
-            if not select.select([opened[place].socket], [], [], 0.02)[0]:
-                continue
-            opened.pop(place).socket.close()
-        with suppress(OSError):
-            opened[place] = door.knock(me)
-            opened[place].send(raw_kafka.request(raw_kafka.SASL_HANDSHAKE, 1, b"\0")[:9])
             counted(tries)
+            if raw.handshake() == 0:
+                raw.scram(b"control", b"", proof=secrets.token_bytes(64))
+
+
+def half_open(door: Door, me: int, pace: Pace, tries: Synchronized[int]) -> None:
+    """Connections that begin a login and stop; one that is cut is opened again."""
+    opened = selectors.DefaultSelector()
+    while True:
+        while len(opened.get_map()) < HALF_OPEN // ATTACKERS:
+            pace.wait()
+            with suppress(OSError):
+                raw = door.knock(me)
+                counted(tries)
+                opened.register(raw.socket, selectors.EVENT_READ)
+                raw.send(raw_kafka.request(raw_kafka.SASL_HANDSHAKE, 1, b"\0")[:9])
+        for key, _ in opened.select(1):
+            opened.unregister(key.fileobj)
+            cast(socket.socket, key.fileobj).close()
 
 
 def counted(tries: Synchronized[int]) -> None:
@@ -325,10 +346,11 @@ ATTACKS = {"lies": lies, "guesses": guesses, "half_open": half_open}
 
 def attacker(name: str, door: Door, tries: Synchronized[int]) -> None:
     """The body of the attacking process: threads until it is killed."""
+    pace = Pace(TRIES_PER_SECOND)
     # An attacker's CPU is not the broker's: on a shared machine it gets what nobody else wants.
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     for me in range(ATTACKERS):
-        threading.Thread(target=ATTACKS[name], args=(door, me, tries)).start()
+        threading.Thread(target=ATTACKS[name], args=(door, me, pace, tries)).start()
 
 
 @contextmanager
@@ -412,7 +434,7 @@ def served(door: Door) -> float:
     """Seconds until a newcomer is answered: what the attack left in the queue is gone then."""
     start = time.monotonic()
     while True:
-        with suppress(OSError), door.knock(ATTACKERS) as raw:
+        with suppress(OSError), door.knock(0) as raw:
             if raw.handshake() == 0:
                 break
         if time.monotonic() > start + STALL_S:
@@ -470,7 +492,7 @@ def main() -> None:
     load = {
         "body_bytes": BODY_BYTES, "warm_up_s": profile.warm_up_s, "quota_s": profile.quota_s,
         "phase_s": profile.phase_s, "records_per_second": RECORDS_PER_SECOND, "half_open": HALF_OPEN,
-        "attackers": ATTACKERS,
+        "tries_per_second": TRIES_PER_SECOND, "addresses": ADDRESSES,
     }  # fmt: skip
     for part, facts in found.items():
         whole = {**results.commit(), "machine": machine, "load": load, part: facts}
