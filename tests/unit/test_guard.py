@@ -74,9 +74,12 @@ def test_addresses_are_forgotten_and_never_more_than_so_many_are_kept() -> None:
     assert len(allowances._left) < 3
 
 
-async def talk(port: int) -> bytes:
+HELLO = frame(0, 4) + b"\0\x12\0\0"  # ApiVersions, with which a client begins
+
+
+async def talk(port: int, said: bytes = HELLO) -> bytes:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"PROXY TCP4 203.0.113.7 192.0.2.1 40000 29095\r\n" + frame(3))
+    writer.write(b"PROXY TCP4 203.0.113.7 192.0.2.1 40000 29095\r\n" + said)
     found = await asyncio.wait_for(reader.read(100), 60)
     writer.close()
     return found
@@ -96,7 +99,7 @@ def test_a_broker_that_moves_is_found_by_its_name(monkeypatch: pytest.MonkeyPatc
         nonlocal where
 
         async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            assert await reader.readexactly(7) == frame(3)
+            assert await reader.readexactly(8) == HELLO
             writer.write(writer.get_extra_info("sockname")[0].encode())
             writer.close()
 
@@ -127,14 +130,36 @@ def test_a_name_with_several_addresses_is_reached_at_the_one_that_answers(monkey
 
     async def main() -> None:
         async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(await reader.readexactly(7))
+            writer.write(await reader.readexactly(8))
             writer.close()
 
         second = await asyncio.start_server(says, "127.0.0.2", 0)
         guard = Guard("kafka.test", second.sockets[0].getsockname()[1])
-        assert await talk(await guard.listen("127.0.0.1", 0)) == frame(3)
+        assert await talk(await guard.listen("127.0.0.1", 0)) == HELLO
         await guard.close()
         second.close()
+
+    asyncio.run(main())
+
+
+def test_who_begins_with_something_else_costs_the_broker_no_connection() -> None:
+    async def main() -> None:
+        came: list[bytes] = []
+
+        async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            came.append(await reader.readexactly(8))
+            writer.write(came[-1])
+            writer.close()
+
+        broker = await asyncio.start_server(says, "127.0.0.1", 0)
+        guard = Guard("127.0.0.1", broker.sockets[0].getsockname()[1])
+        own = await guard.listen("127.0.0.1", 0)
+        for said in (frame(0), frame(1), frame(40), frame(0, -1), b"GET / HTTP/1.1\r\n\r\n", HELLO[:4] + b"\0\1\0\0"):
+            assert await talk(own, said) == b""
+        assert await talk(own) == HELLO
+        assert came == [HELLO]
+        await guard.close()
+        broker.close()
 
     asyncio.run(main())
 

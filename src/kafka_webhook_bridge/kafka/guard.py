@@ -9,6 +9,9 @@ bytes of it, make the whole broker mute for as long as they last. Here a frame i
 
     CONNECTIONS_MAX x FRAME_BYTES_MAX <= queued.max.request.bytes
 
+The broker takes 50 new connections a second, of everybody together. So it is given one when a first frame is whole and
+is one with which a client begins: who only connects, or says something else, takes no place from others.
+
 What Kafka answers passes as it comes. Everything is refused by the end of the connection and a line in the log: Kafka's
 protocol has no words for it, and clients come again.
 """
@@ -28,7 +31,7 @@ from kafka_webhook_bridge.observability import logs
 # A frame of a consumer is a few hundred bytes. The longest: a first Fetch, about 30 bytes for each partition and the
 # topics' names, or the assignment of a large group by its leader. This has room for 2 500 partitions.
 FRAME_BYTES_MAX = 128 * 1024
-FRAME_S_MAX = 10.0  # from its first byte to its last; the first frame of a connection from the header on
+FRAME_S_MAX = 10.0  # from its first byte to its last; the first one of a connection from the PROXY header on
 CONNECTIONS_MAX = 1000  # as listener.name.proxy.max.connections
 # New connections of one address. A consumer opens two or three and keeps them; the broker takes 50 a second of all.
 NEW_BURST = 200
@@ -36,6 +39,7 @@ NEW_PER_S = 20.0
 ADDRESSES_MAX = 4096  # that are told apart; the others share one allowance
 CONNECT_S_MAX = 10.0
 _HEADER_BYTES_MAX = 107  # of the PROXY protocol, version 1
+_FIRST_APIS = (17, 18)  # SaslHandshake, ApiVersions: the broker takes nothing else before a login
 _PAUSE_AT_BYTES = 64 * 1024  # that one side has not taken; asyncio's own high-water mark
 
 _log = logs.get_logger("guard")
@@ -197,19 +201,8 @@ class _Outside(_Side):
     def data_received(self, data: bytes) -> None:
         if self._header is not None:
             self._read_header(data)
-            return
-        waited = bool(self._frames.partial)
-        try:
-            found = self._frames.whole(data)
-        except ValueError as error:
-            self._cut("a frame that no consumer sends", length=error.args[0])
-            return
-        if found:
-            self._send(found)
-        if self._frames.partial and (found or not waited):
-            self._wait()
-        elif not self._frames.partial:
-            self._wait_no_more()
+        else:
+            self._take(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.end()
@@ -244,14 +237,39 @@ class _Outside(_Side):
             return
         self._header = None
         self.address = words[2].decode("ascii", "replace") if len(words) > 2 else ""
-        self._wait_no_more()
         if not self._guard.allowances.allow(self.address):
             self._cut("too many new connections from this address")
             return
-        super().hold()
-        self._connecting = asyncio.get_running_loop().create_task(self._connect(rest))
+        self._wait()
+        if rest:
+            self._take(rest)
 
-    async def _connect(self, rest: bytes) -> None:
+    def _take(self, data: bytes) -> None:
+        waited = bool(self._frames.partial)
+        try:
+            found = self._frames.whole(data)
+        except ValueError as error:
+            self._cut("a frame that no consumer sends", length=error.args[0])
+            return
+        if found and self.other is None:
+            self._begin(found)
+            return
+        if found:
+            self._send(found)
+        if self._frames.partial and self.other is not None and (found or not waited):
+            self._wait()
+        elif found:
+            self._wait_no_more()
+
+    def _begin(self, frames: bytes) -> None:
+        """To the broker with the first frames. Whoever sends none, or others, never costs it a connection."""
+        if int.from_bytes(frames[4:6]) not in _FIRST_APIS:
+            self._cut("a first frame that no client sends")
+            return
+        self.hold()
+        self._connecting = asyncio.get_running_loop().create_task(self._connect(frames))
+
+    async def _connect(self, frames: bytes) -> None:
         inside = _Inside(self)
         try:
             async with asyncio.timeout(CONNECT_S_MAX):
@@ -265,10 +283,8 @@ class _Outside(_Side):
         if self._closing():
             self.end()
             return
-        super().go_on()
-        self._wait()  # a consumer speaks first, and at once
-        if rest:
-            self.data_received(rest)
+        self._send(frames)
+        self.go_on()
 
     async def _reach(self, inside: _Inside) -> None:
         """The first of the broker's addresses that answers. Raises the last one's OSError."""
