@@ -143,7 +143,7 @@ def test_a_broker_that_is_not_there_is_said(folder: Path) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         with guarding(folder, nobody.getsockname()[1]) as guard, come(guard) as raw:
-                raw.send(request(API_VERSIONS, 0, b""))
+            raw.send(request(API_VERSIONS, 0, b""))
             assert raw.cut()
             eventually(lambda: "the broker was not reached" in guard.log.read_text(), "it is logged")
 
