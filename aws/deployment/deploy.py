@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deployment import contents, names, network, registry
+from deployment import contents, names, network, registry, releases
 from deployment.account import Account, make_missing_roles
 from deployment.arguments import Options
 from deployment.output import Output
@@ -24,8 +24,11 @@ def deploy(options: Options, account: Account, out: Output) -> None:
         out.note(f"from the environment: {shown(rollout.template, wanted)}")
     rollout.check_wanted(wanted)
     configuration = contents.load(stage.name)
-    rollout.check_configuration(configuration)
+    checked = rollout.check_configuration(configuration)
     own_network = _own_network(stage, rollout, wanted)
+    if own_network:
+        network.check(account, out, stage.name, options.environ)
+    wanted |= _zone(stage, rollout, wanted)
     if not options.dry_run and (made := make_missing_roles(account)):
         out.note(f"made the account's roles for {', '.join(made)}")
     bucket = registry.ensure(account, out, dry_run=options.dry_run)
@@ -42,17 +45,19 @@ def deploy(options: Options, account: Account, out: Output) -> None:
             _no_further(out, "the network's stack")
             return
         wanted |= told
-    wanted |= _names(stage, rollout, wanted, out)
-    alarms = () if new else rollout.alarms()
-    if not new:
-        wanted |= _configuration(rollout, configuration)
-    changed = rollout.apply(rollout.plan(bucket, wanted, alarms), may_make=True)
+    wanted |= _certificate(stage, rollout, wanted)
+    if new:
+        rollout.make(rollout.plan(bucket, wanted))
+    else:
+        rollout.history = releases.history(bucket, stage.stack)
+        alarms = rollout.alarms()
+        rollout.apply(bucket, rollout.plan(bucket, wanted | rollout.put_configuration(checked), alarms))
     if options.dry_run:
         out.say("dry run: nothing was changed")
         return
     if new:
-        changed = _first_configuration(rollout, bucket, wanted, configuration) or changed
-    rollout.finish(bucket, changed=changed, smoke_source=configuration.smoke_source)
+        rollout = _configured(rollout, bucket, wanted, checked)
+    rollout.finish(bucket, configuration.smoke_source)
 
 
 def _own_network(stage: Stage, rollout: Rollout, wanted: Mapping[str, str]) -> bool:
@@ -63,39 +68,40 @@ def _own_network(stage: Stage, rollout: Rollout, wanted: Mapping[str, str]) -> b
     return rollout.deployed is None or stage.network.exists()
 
 
-def _names(stage: Stage, rollout: Rollout, wanted: Mapping[str, str], out: Output) -> dict[str, str]:
-    """HostedZoneId or CertificateArn, whichever makes the names and their certificate."""
-    if arn := wanted.get("CertificateArn"):
+def _zone(stage: Stage, rollout: Rollout, wanted: Mapping[str, str]) -> dict[str, str]:
+    """HostedZoneId, where there is a zone and nobody has said otherwise. Raises Refused for what could not serve."""
+    arn, zone = wanted.get("CertificateArn"), wanted.get("HostedZoneId")
+    if arn:
         names.check_certificate(stage.account, arn, stage.domain)
-        return {}
+    if zone:
+        names.check_zone(stage.account, zone, stage.domain)
     if rollout.value("CertificateArn", wanted) or rollout.value("HostedZoneId", wanted):
         return {}
-    if zone := names.zone_of(stage.account, stage.domain):
-        out.note(f"hosted zone {zone}: the stack makes the certificate and the records")
-        return {"HostedZoneId": zone}
-    out.note(f"no public hosted zone for {stage.domain} in this account: its DNS is elsewhere")
+    if found := names.zone_of(stage.account, stage.domain):
+        stage.out.note(f"hosted zone {found}: the stack makes the certificate and the records")
+        return {"HostedZoneId": found}
+    stage.out.note(f"no public hosted zone for {stage.domain} in this account: its DNS is elsewhere")
+    return {}
+
+
+def _certificate(stage: Stage, rollout: Rollout, wanted: Mapping[str, str]) -> dict[str, str]:
+    """CertificateArn, where the stack cannot make one itself."""
+    if rollout.value("CertificateArn", wanted) or rollout.value("HostedZoneId", wanted):
+        return {}
     if rollout.options.dry_run:
-        out.note("a certificate would be asked for first, and the records that prove the domain be shown")
+        stage.out.note("a certificate would be asked for first, and the records that prove the domain be shown")
         return {"CertificateArn": f"arn:aws:acm:{stage.account.region}:{stage.account.number}:certificate/not-yet"}
-    minutes = float(rollout.options.environ.get("CERTIFICATE_WAIT_MINUTES") or names.WAIT_MINUTES)
-    return {
-        "CertificateArn": names.certificate(
-            stage.account, stage.domain, stage.stack.name, out, wait_minutes=minutes
-        )
-    }  # fmt: skip
+    minutes = rollout.options.certificate_minutes
+    arn = names.certificate(stage.account, stage.domain, stage.stack.name, stage.out, wait_minutes=minutes)
+    return {"CertificateArn": arn}
 
 
-def _configuration(rollout: Rollout, configuration: contents.Configuration) -> dict[str, str]:
-    return {} if rollout.options.dry_run else rollout.put_configuration(configuration)
-
-
-def _first_configuration(
-    rollout: Rollout, bucket: Bucket, wanted: Mapping[str, str], configuration: contents.Configuration
-) -> bool:
+def _configured(rollout: Rollout, bucket: Bucket, wanted: Mapping[str, str], checked: contents.Contents) -> Rollout:
     """The stack has made the secrets: fill them, and tell it so. Still part of its creation, so without alarms."""
-    versions = rollout.put_configuration(configuration)
+    versions = rollout.put_configuration(checked)
     second = Rollout(rollout.stage, rollout.options, rollout.template, rollout.stage.stack.parameters())
-    return second.apply(second.plan(bucket, {**wanted, **versions}))
+    second.apply(bucket, second.plan(bucket, {**wanted, **versions}))
+    return second
 
 
 def _no_further(out: Output, what: str) -> None:
