@@ -13,7 +13,8 @@ from resolver import copy
 from world import Templates
 
 Change = Callable[[dict[str, Any]], None]
-Mutant = tuple[str, Callable[..., Iterator[str]], Change]  # its name, the one rule that it breaks, how
+Rule = Callable[..., Iterator[str]]
+Mutant = tuple[str, Rule | tuple[Rule, ...], Change]  # its name, the rule that it breaks (seldom two), how
 
 
 def member(node: Any, part: str) -> Any:

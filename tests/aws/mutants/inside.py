@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules import kafka, settings, tasks
+from rules import kafka, settings, tasks, watch
 
 from mutants import Mutant, add, both, container, drop, new, of, put, ref, sub, variable
 
@@ -209,7 +209,7 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "largest-of-what-is-new",
-        settings.rule_13_filters_read_what_each_role_writes,
+        watch.rule_13_alarms_are_red_when_the_table_says,
         put(of("RefusedAlarm", "Statistic"), "Maximum"),
     ),
     (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from resolver import Resource, Stack, text
+from resolver import PSEUDO, Resource, Stack, text
 from world import BRIDGES, World, only, pairs, secrets
 
 KEPT = "RetainExceptOnCreate"  # a stack that never came up leaves nothing behind
@@ -15,6 +15,15 @@ DATABASE = {  # stage → days of backups, two zones, protected
     "staging": (7, "false", "false"),
     "prod": (30, "true", "true"),
 }
+SETTLED = {
+    "MaxAllocatedStorage": "1000", "StorageType": "gp3", "AutoMinorVersionUpgrade": "true",
+    "CopyTagsToSnapshot": "true", "CACertificateIdentifier": "rds-ca-rsa2048-g1",
+    "EnableCloudwatchLogsExports": "['postgresql']",
+    "EnablePerformanceInsights": "true", "PerformanceInsightsRetentionPeriod": "7", "Engine": "postgres",
+}  # fmt: skip
+NEW = {"EngineVersion": "18", "AllocatedStorage": "20"}  # a snapshot brings its own
+CLASSES = {"dev": "db.t4g.micro", "staging": "db.t4g.small", "prod": "db.m7g.large"}
+GENERATED = {"GenerateStringKey": "password", "PasswordLength": "40", "ExcludePunctuation": "true"}
 REPOSITORIES = {"kafka-webhook-bridge", "kafka-webhook-bridge-kafka"}
 
 
@@ -44,23 +53,25 @@ def rule_10_data_stay_in_prod_and_go_in_dev(world: World) -> Iterator[str]:
         if one.deletion not in wanted:
             yield f"{one.id} is deleted with {one.deletion} in {world.scene.stage}"
     kept = {one.id for one in retained(world)}
+    own_id = PSEUDO["AWS::StackId"].rpartition("/")[2]
+    names = set()
     for one in world.bridge.of("SecretsManager::Secret"):
         # A secret that stays must not hold a name that the next stack wants; one that goes is found by its name.
-        if one.id in kept and one.get("Name") is not None:
-            yield f"{one.id} stays and keeps its name"
-        if one.id not in kept and (
-            one.deletion != "Delete" or not text(one.get("Name")).startswith(f"{world.prefix}/")
-        ):
+        if not text(one.get("Name")).startswith(f"{world.prefix}/"):
+            yield f"{one.id} is called {one.get('Name')}, which is beside the stage's rights"
+        elif one.id in kept:
+            if not text(one.get("Name")).endswith(f"-{own_id}"):
+                yield f"{one.id} stays and keeps its name, {one.get('Name')}"
+            continue
+        elif one.deletion != "Delete":
             yield f"{one.id}, {one.get('Name')}, is deleted with {one.deletion}"
-    names = {
-        text(one.get("Name")).removeprefix(f"{world.prefix}/") for one in world.bridge.of("SecretsManager::Secret")
-    }
+        names.add(text(one.get("Name")).removeprefix(f"{world.prefix}/"))
     own = world.single or (
         world.scene.kafka in {"plain", "scram"} and not world.bridge.parameters["KafkaClientSecretArn"]
     )
     known = {"webhook", "database", *(["console"] if world.scene.console else []), *(["kafka"] if own else [])}
-    if names - {"None"} != known:
-        yield f"secrets: {sorted(names - {'None'})}, not {sorted(known)}"
+    if names != known:
+        yield f"secrets: {sorted(names)}, not {sorted(known)}"
 
 
 def rule_10_a_snapshot_brings_its_own_name_and_user(world: World) -> Iterator[str]:
@@ -90,12 +101,11 @@ def rule_7_generated_passwords_are_harmless(world: World) -> Iterator[str]:
             if not one.get("SecretString"):
                 yield f"{one.id} is empty, and no task starts with it"
             continue
-        if text(made.get("ExcludePunctuation")) != "true" or int(made.get("PasswordLength", 32)) < 32:
+        # Another word here, and CloudFormation makes a new password that no task and no sender knows.
+        if {name: text(made.get(name)) for name in made.keys() - {"SecretStringTemplate"}} != GENERATED:
             yield f"{one.id}: {made}"
-        if made.get("GenerateStringKey") != "password" or not json.loads(made.get("SecretStringTemplate", "{}")).get(
-            "username"
-        ):
-            yield f"{one.id} has no username and password: {made}"
+        if not json.loads(made.get("SecretStringTemplate", "{}")).get("username"):
+            yield f"{one.id} has no username: {made}"
 
 
 def rule_12_the_database_takes_the_password_that_tasks_are_given(world: World) -> Iterator[str]:
@@ -112,8 +122,22 @@ def rule_12_the_database_insists_on_tls(world: World) -> Iterator[str]:
         yield "PostgreSQL takes connections without TLS"
     elif (version := world.database.get("EngineVersion")) and group.get("Family") != f"postgres{version.split('.')[0]}":
         yield f"its parameters are those of {group.get('Family')}"
-    if not text(world.database.get("CACertificateIdentifier")).startswith("rds-ca-"):
-        yield "which authority signs its certificate is left to AWS"
+
+
+def rule_11_the_database_is_as_large_as_its_stage_and_grows(world: World) -> Iterator[str]:
+    """Each of its settings that no other rule asks for, as docs and costs have them."""
+    wanted = {**SETTLED, "DBInstanceClass": CLASSES[world.scene.stage]}
+    wanted |= {} if world.bridge.parameters["DatabaseSnapshotId"] else NEW
+    found = {name: text(world.database.get(name)) for name in wanted}
+    yield from (f"{name} is {found[name]}, not {one}" for name, one in wanted.items() if found[name] != one)
+    group = world.bridge.at(world.database.get("DBParameterGroupName"))
+    rest = {
+        name: text(one)
+        for name, one in (group.get("Parameters", {}) if group else {}).items()
+        if name not in {"rds.force_ssl", "max_connections"}
+    }
+    if rest != {"log_min_duration_statement": "1000"}:
+        yield f"PostgreSQL's parameters besides: {rest}"
 
 
 def rule_17_what_is_replaced_is_kept(world: World) -> Iterator[str]:
@@ -279,6 +303,7 @@ RULES = (
     rule_10_data_stay_in_prod_and_go_in_dev,
     rule_10_a_snapshot_brings_its_own_name_and_user,
     rule_11_every_task_finds_its_connections,
+    rule_11_the_database_is_as_large_as_its_stage_and_grows,
     rule_12_the_database_insists_on_tls,
     rule_12_the_database_takes_the_password_that_tasks_are_given,
     rule_7_generated_passwords_are_harmless,

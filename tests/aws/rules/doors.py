@@ -7,13 +7,35 @@ from fnmatch import fnmatchcase
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from resolver import strings, text
+from resolver import Resource, strings, text
 from world import CERTIFICATE, CONSOLE, DOMAIN, World, balancer, only, pairs
 
 from rules.settings import checked, variables
 
 POLICY = "ELBSecurityPolicy-TLS13-1-2-Res-2021-06"
 ABLE = {"application": {"HTTP", "HTTPS"}, "network": {"TCP", "TLS", "UDP", "TCP_UDP"}}
+# Attributes that other rules look at.
+JUDGED = {
+    "access_logs.s3.bucket", "access_logs.s3.enabled", "access_logs.s3.prefix", "deletion_protection.enabled",
+    "idle_timeout.timeout_seconds", "load_balancing.cross_zone.enabled", "preserve_client_ip.enabled",
+    "proxy_protocol_v2.enabled", "routing.http.drop_invalid_header_fields.enabled",
+}  # fmt: skip
+ATTRIBUTES = {
+    "application": {
+        "routing.http.desync_mitigation_mode": "defensive",  # what two servers would read in two ways ends here
+        "routing.http.preserve_host_header.enabled": "true",
+        "routing.http.xff_header_processing.mode": "append",  # the last address is the one that the balancer saw
+    },
+    "network": {},
+}
+LETS_GO = {"deregistration_delay.timeout_seconds": "30"}  # while a task drains for 40 s
+OF_TARGETS = {
+    "ingest": LETS_GO,
+    "console": LETS_GO,
+    "kafka": {**LETS_GO, "deregistration_delay.connection_termination.enabled": "true"},
+}
+# Seconds between two questions and for an answer; how many of them make a target healthy, and not.
+HEALTH = {"ingest": (10, 5, 2, 3), "console": (10, 5, 2, 3), "kafka": (10, None, 2, 2)}
 FORWARDS = {"HTTP": {"HTTP", "HTTPS"}, "HTTPS": {"HTTP", "HTTPS"}, "TCP": {"TCP"}, "TLS": {"TCP", "TLS"}}
 
 
@@ -189,6 +211,26 @@ def balancers_send_to_a_port_that_listens(world: World) -> Iterator[str]:
             yield f"{role}: ECS refuses a grace of {grace_s} s where no load balancer judges"
 
 
+def attributes_of(one: Resource, name: str) -> dict[str, str]:
+    return {key: text(value) for key, value in pairs(one.get(name), "Key").items() if key not in JUDGED}
+
+
+def balancers_are_set_as_the_tables_say(world: World) -> Iterator[str]:
+    """Each attribute that no other rule asks for, and when a target counts as healthy: these and no others."""
+    for one in world.bridge.of("ElasticLoadBalancingV2::LoadBalancer"):
+        found = attributes_of(one, "LoadBalancerAttributes")
+        if found != ATTRIBUTES[balancer(one)]:
+            yield f"{one.id}: {found}, not {ATTRIBUTES[balancer(one)]}"
+    for role in set(world.services) - {"worker"}:
+        group = world.target(role)
+        if (found := attributes_of(group, "TargetGroupAttributes")) != OF_TARGETS[role]:
+            yield f"{group.id}: {found}, not {OF_TARGETS[role]}"
+        names = ("IntervalSeconds", "TimeoutSeconds", "HealthyThresholdCount", "UnhealthyThresholdCount")
+        health = tuple(group.get(f"HealthCheck{name}", group.get(name)) for name in names)
+        if health != HEALTH[role]:
+            yield f"{group.id} is asked {health}, not {HEALTH[role]}"
+
+
 def health_is_whether_a_process_answers(world: World) -> Iterator[str]:
     """Tasks that the balancer finds unhealthy are restarted: a broker that is away must not restart ingest."""
     for role in {"ingest", "console"} & set(world.services):
@@ -296,6 +338,7 @@ RULES = (
     rule_9_kafka_gets_its_bytes_and_no_header,
     rule_9_the_balancer_speaks_https_to_ingest,
     rule_19_certificate_and_names_where_there_is_a_zone,
+    balancers_are_set_as_the_tables_say,
     balancers_have_the_listeners_that_they_can_have,
     balancers_send_to_a_port_that_listens,
     balancers_write_their_logs,
