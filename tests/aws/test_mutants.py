@@ -6,14 +6,18 @@ import pytest
 import rules
 from mutants import Change, Rule, around, edge, inside, mutant, others
 from rules import OF_TEMPLATES, RULES
-from world import CHOICES, CLIENT_SECRET, Scene, templates, world
+from world import CANARIES, CHOICES, CLIENT_SECRET, VERSIONS, Scene, templates, world
 
 # Every resource of the templates exists in one of these and, where it may be left out, does not in another.
 ELSEWHERE = {**CHOICES[0], "DatabaseSnapshotId": "before", "KafkaClientSecretArn": CLIENT_SECRET}
+GENERATED = tuple(dict.fromkeys(CANARIES, "").items())
 SCENES = (
     Scene("prod", "single", "none"),
     Scene("staging", "iam", "per-az", console=False, more=tuple(ELSEWHERE.items())),
-    Scene("dev", "single", own_vpc=False, more=(("AlarmEmail", "someone@example.com"),)),
+    Scene("dev", "single", own_vpc=False, more=(("AlarmEmail", "someone@example.com"), *VERSIONS.items(), *GENERATED)),
+    Scene("staging", "scram"),
+    Scene("dev", "mtls", console=False),
+    Scene("dev", "scram", own_vpc=False, more=(("KafkaClientSecretArn", ""),)),
 )
 
 MUTANTS = [*edge.MUTANTS, *inside.MUTANTS, *around.MUTANTS, *others.MUTANTS]
@@ -55,6 +59,8 @@ def test_every_resource_is_there_and_may_be_left_out() -> None:
         for resource, found in templates()[name]["Resources"].items():
             there = {resource in stack.resources for stack in stacks}
             assert there == ({True, False} if "Condition" in found else {True}), f"{name}: {resource}"
+        for condition in templates()[name]["Conditions"]:
+            assert {stack.conditions[condition] for stack in stacks} == {True, False}, f"{name}: {condition}"
 
 
 def test_what_cfn_lint_does_not_see_is_among_them() -> None:

@@ -86,10 +86,10 @@ def both(*several: Change) -> Change:
 
 
 def mutant(found: Templates, change: Change) -> Templates:
-    """Templates with a change, none of them shared with the ones it is made of."""
+    """Templates with a change; those without are the very same, and the changed ones share nothing."""
     copies = {name: copy(one) for name, one in found.items()}
     change(copies)
-    return copies
+    return {name: found[name] if one == found[name] else one for name, one in copies.items()}
 
 
 def of(resource: str, rest: str = "", template: str = "bridge") -> str:

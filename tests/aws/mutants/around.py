@@ -129,7 +129,7 @@ MUTANTS: list[Mutant] = [
     (
         "reference-under-the-wrong-condition",
         shape.references_are_never_to_nothing,
-        new(B + "Outputs/Slip", {"Description": "Slip.", "Condition": "HasZone", "Value": ref("KafkaSecret")}),
+        new(B + "Outputs/Slip", {"Description": "Slip.", "Condition": "HasEmail", "Value": ref("ConsoleSecret")}),
     ),
     (
         "rule-calls-what-rules-cannot",

@@ -28,8 +28,13 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "sources-do-not-roll-out",
-        tasks.rule_2_a_new_configuration_starts_new_tasks,
+        (tasks.rule_2_a_new_configuration_starts_new_tasks, tasks.rule_2_configuration_comes_from_two_secrets),
         put(container("WorkerTask", "Secrets/Name=KWB_SECRETS_JSON/ValueFrom", 1), ref("SourcesSecret")),
+    ),
+    (
+        "kafka-follows-the-configuration",
+        tasks.rule_2_a_new_configuration_starts_new_tasks,
+        new(of("KafkaTask", "Tags"), [{"Key": "Configuration", "Value": ref("ConfigVersion")}]),
     ),
     (
         "admin-in-another-group",
@@ -112,7 +117,7 @@ MUTANTS: list[Mutant] = [
     (
         "variable-twice",
         tasks.every_variable_is_stated_once,
-        add(container("IngestTask", "Environment"), variable("ENVIRONMENT", "dev")),
+        add(container("IngestTask", "Environment"), variable("ENVIRONMENT", ref("Environment"))),
     ),
     (
         "password-in-environment",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from rules import access, data, doors, kafka, network, policies, settings, watch
+from rules import access, data, doors, kafka, network, policies, settings, shape, tasks, watch
 
-from mutants import Mutant, add, both, container, drop, new, of, put, ref, sub, variable
+from mutants import Mutant, add, container, drop, new, of, put, ref, sub, variable
 
 B = "bridge/Resources/"
 
@@ -33,15 +33,13 @@ LET_IN: list[Mutant] = [
         change,
     )
     for name, change in {
-        "owns-the-alarms-key": put(of("AlarmKey", "KeyPolicy/Statement/0/Principal"), {"AWS": "*"}),
+        "owns-the-alarms-key": add(of("AlarmKey", "KeyPolicy/Statement"), everybody("kms:*", resource="*")),
         "uses-the-alarms-key": drop(of("AlarmKey", "KeyPolicy/Statement/1/Condition")),
-        "tells-the-topic": both(
-            put(within("AlarmTopicPolicy", "/0/Principal"), "*"), drop(within("AlarmTopicPolicy", "/0/Condition"))
-        ),
+        "tells-the-topic": add(within("AlarmTopicPolicy"), everybody("sns:Publish", resource=ref("AlarmTopic"))),
         "tells-the-topic-through-cloudwatch": drop(within("AlarmTopicPolicy", "/0/Condition")),
-        "tells-the-topic-but-one": both(
-            drop(within("AlarmTopicPolicy", "/0/Principal")),
-            new(within("AlarmTopicPolicy", "/0/NotPrincipal"), {"AWS": "123456789012"}),
+        "tells-the-topic-but-one": add(
+            within("AlarmTopicPolicy"),
+            {"Effect": "Allow", "NotPrincipal": {"AWS": "123456789012"}, "Action": "sns:Publish", "Resource": "*"},
         ),
         "reads-access-logs": add(
             within("AccessLogsPolicy"), everybody("s3:GetObject", resource=sub("${AccessLogs.Arn}/*"))
@@ -110,6 +108,31 @@ MUTANTS: list[Mutant] = [
         ),
         drop(of("KafkaTaskRole", "Policies/0/PolicyDocument/Statement/0/Condition")),
     ),
+    (
+        "key-of-nobody",
+        policies.keys_and_files_can_be_kept_in_order,
+        drop(of("AlarmKey", "KeyPolicy/Statement/0")),
+    ),
+    (
+        "files-beyond-the-deployers-rights",
+        policies.keys_and_files_can_be_kept_in_order,
+        drop(of("FileSystem", "FileSystemTags/Key=kafka-webhook-bridge")),
+    ),
+    (
+        "files-denied-nothing",
+        data.data_at_rest_are_encrypted,
+        put(of("FileSystem", "FileSystemPolicy/Statement/0/Action"), "elasticfilesystem:ClientRootAccess"),
+    ),
+    (
+        "access-logs-without-tls",
+        data.data_at_rest_are_encrypted,
+        drop(within("AccessLogsPolicy", "/Sid=TlsOnly/Resource/1")),
+    ),
+    (
+        "access-logs-for-years",
+        data.rule_20_what_aws_cannot_empty_stays,
+        put(of("AccessLogs", "LifecycleConfiguration/Rules/0/ExpirationInDays"), 631),
+    ),
     ("files-lose-their-key", policies.what_stays_can_be_read, new(of("FileSystem", "KmsKeyId"), ref("AlarmKey"))),
     (
         "way-out-through-s3",
@@ -170,7 +193,14 @@ MUTANTS: list[Mutant] = [
     (
         "decrypts-any-secret",
         access.rule_21_wide_rights_have_reasons,
-        drop(within("ClientSecretKeyPolicy", "/0/Condition/StringEquals/kms:EncryptionContext:SecretARN")),
+        add(
+            within("ClientSecretKeyPolicy"),
+            {
+                "Effect": "Allow", "Action": "kms:Decrypt",
+                "Resource": sub("arn:${AWS::Partition}:kms:${AWS::Region}:${AWS::AccountId}:key/*"),
+                "Condition": {"StringEquals": {"kms:ViaService": sub("secretsmanager.${AWS::Region}.amazonaws.com")}},
+            },
+        ),
     ),
     (
         "task-writes-logs-itself",
@@ -193,9 +223,90 @@ MUTANTS: list[Mutant] = [
         ),
     ),
     (
+        "role-for-nobody",
+        access.rule_21_roles_are_for_one_service_of_this_account,
+        put(of("KafkaTaskRole", "AssumeRolePolicyDocument/Statement"), []),
+    ),
+    (
+        "secret-of-the-cluster-under-another-key",
+        (
+            access.rule_21_execution_roles_may_start_their_tasks_and_no_more,
+            access.rule_21_the_boundary_leaves_no_more,
+        ),
+        put(within("ClientSecretKeyPolicy"), []),
+    ),
+    (
         "role-for-machines",
         access.rule_21_roles_are_for_one_service_of_this_account,
         put(of("TaskRole", TRUST), {"Service": "ec2.amazonaws.com"}),
+    ),
+    # ---- tasks
+    *(
+        (f"container-{name}", tasks.containers_hold_little, change)
+        for name, change in {
+            "keeps-capabilities": drop(container("IngestTask", "LinuxParameters/Capabilities")),
+            "is-somebody-else": put(container("KafkaTask", "User"), "1001:1001"),
+            "of-kafka-cannot-write": put(container("KafkaTask", "ReadonlyRootFilesystem"), True),
+        }.items()
+    ),
+    (
+        "asked-every-five-minutes",
+        tasks.containers_are_watched,
+        put(container("WorkerTask", "HealthCheck/Interval", 1), 300),
+    ),
+    (
+        "broker-alive-whatever-it-says",
+        kafka.rule_5_the_broker_suits_its_file_system,
+        put(container("KafkaTask", "HealthCheck/Command"), ["CMD", "bash", "-c", "</dev/tcp/127.0.0.1/9094"]),
+    ),
+    (
+        "broker-reads-by-another-name",
+        kafka.rule_7_one_super_user_and_scram_outside,
+        put(container("KafkaTask", "Environment/Name=KAFKA_CONFIG_PROVIDERS/Value"), "environment"),
+    ),
+    *(
+        (f"untold-{name}", tasks.containers_are_told_what_the_parameters_say, drop(container(task, place, number)))
+        for name, task, place, number in (
+            ("stage", "WorkerTask", "Environment/0", 0),
+            ("console-user", "ConsoleTask", "Environment/Name=CONSOLE_USERNAME", 0),
+            ("port", "WorkerTask", "Environment/Name=KAFKA_EXTERNAL_PORT", 1),
+            ("brokers-of-others", "ConsoleTask", "Environment/13", 0),
+        )
+    ),
+    (
+        "authority-of-the-cluster-unknown",
+        tasks.rule_6_the_bridge_logs_in_as_the_cluster_asks,
+        drop(container("WorkerTask", "Secrets/7", 1)),
+    ),
+    (
+        "key-in-the-certificates-place",
+        tasks.rule_6_the_bridge_logs_in_as_the_cluster_asks,
+        put(container("IngestTask", "Secrets/8/Fn::If/1/ValueFrom"), sub("${KafkaClientSecretArn}:key::")),
+    ),
+    # ---- names
+    *(
+        (f"nameless-{name}", shape.names_are_those_of_the_stage_and_fit, drop(of(name, key)))
+        for name, key in (("Alb", "Name"), ("AlarmTopic", "TopicName"), ("Dashboard", "DashboardName"))
+    ),
+    (
+        "name-lost-with-its-targets",
+        doors.rule_19_certificate_and_names_where_there_is_a_zone,
+        put(of("WebhooksRecord", "AliasTarget/EvaluateTargetHealth"), True),
+    ),
+    (
+        "nothing-found-in-html",
+        doors.rule_8_each_request_gets_its_answer,
+        put(of("HealthRule", "Actions/0/FixedResponseConfig/ContentType"), "text/html"),
+    ),
+    (
+        "judged-after-a-quarter-of-an-hour",
+        doors.balancers_send_to_a_port_that_listens,
+        put(of("KafkaService", "HealthCheckGracePeriodSeconds"), 900),
+    ),
+    (
+        "balancer-cannot-look",
+        doors.balancers_write_their_logs,
+        put(within("AccessLogsPolicy", "/Sid=NlbLooksFirst/Resource"), sub("${AccessLogs.Arn}/*")),
     ),
     # ---- out of the VPC
     (
@@ -319,6 +430,17 @@ MUTANTS: list[Mutant] = [
                 },
             ),
         }.items()
+    ),
+    (
+        "alarm-on-a-service-of-nobody",
+        watch.rule_13_each_alarm_is_there,
+        put(of("DiskAlarm", "Namespace"), "AWS/Rds"),
+    ),
+    ("alarms-untold", watch.alarms_reach_somebody, drop("bridge/Resources/AlarmTopicPolicy")),
+    (
+        "alarms-told-to-no-topic",
+        watch.alarms_reach_somebody,
+        put(of("AlarmTopicPolicy", "Topics"), []),
     ),
     ("alarm-stays-red-for-all-one-hears", watch.alarms_reach_somebody, drop(of("DiskAlarm", "OKActions"))),
     (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from resolver import Resource, Stack, strings, text
@@ -20,6 +21,7 @@ WIDE = {
     "secretsmanager:*": "one secret for each outside user, below the stage's own prefix",
 }
 HERE = "ap-southeast-1:123456789012"
+IMAGE = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
 SERVICES = {"ecs-tasks.amazonaws.com", "vpc-flow-logs.amazonaws.com"}
 USERS = f"arn:aws:secretsmanager:{HERE}:secret:{{prefix}}/users/*"
 PATH = "/kafka-webhook-bridge/"  # of roles: whoever deploys may make them there alone
@@ -66,6 +68,7 @@ def statements(stack: Stack) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield from ((at.id if at else name, one) for one in policy.get("PolicyDocument.Statement"))
 
 
+@lru_cache(maxsize=8)  # many rules ask for those of one stack, one after the other
 def grants(stack: Stack) -> list[Grant]:
     return [
         Grant(role, listed(one["Action"]), listed(one["Resource"]), one.get("Condition"))
@@ -147,7 +150,7 @@ def rule_21_execution_roles_may_start_their_tasks_and_no_more(world: World) -> I
                     yield f"{name} cannot be given {secret}"
             repository = container["Image"].split("/", 1)[1].split(":")[0]
             where = f"arn:aws:ecr:ap-southeast-1:123456789012:repository/{repository}"
-            if not all(may(found, f"ecr:{action}", where) for action in ("BatchGetImage", "GetDownloadUrlForLayer")):
+            if not all(may(found, f"ecr:{action}", where) for action in IMAGE):
                 yield f"{name} cannot fetch {repository}"
             if not may(found, "ecr:GetAuthorizationToken", "*"):
                 yield f"{name} cannot log in to ECR"
@@ -156,6 +159,12 @@ def rule_21_execution_roles_may_start_their_tasks_and_no_more(world: World) -> I
                 may(found, f"logs:{action}", f"<{group.id}.Arn>") for action in ("CreateLogStream", "PutLogEvents")
             ):
                 yield f"{name} cannot write to {group.id}"
+        if CLIENT_SECRET in named.get(arn, ()) and not any(
+            one.allows("kms:Decrypt", f"arn:aws:kms:{HERE}:key/0f1e2d3c")
+            and (one.conditions or {}).get("StringEquals", {}).get("kms:EncryptionContext:SecretARN") == CLIENT_SECRET
+            for one in found
+        ):
+            yield f"{role} cannot decrypt the cluster's secret"
     for arn, several in named.items():
         let = {
             resource
@@ -213,7 +222,10 @@ def rule_21_wide_rights_have_reasons(world: World) -> Iterator[str]:
 def rule_21_roles_are_for_one_service_of_this_account(world: World) -> Iterator[str]:
     for stack in filter(None, (world.vpc, world.bridge)):
         for role in stack.of("IAM::Role"):
-            for one in role.get("AssumeRolePolicyDocument.Statement"):
+            trusted = role.get("AssumeRolePolicyDocument.Statement")
+            if [(one.get("Effect"), one.get("Action")) for one in trusted] != [("Allow", "sts:AssumeRole")]:
+                yield f"{role.id} is given to nobody, or to several: {trusted}"
+            for one in trusted:
                 if list(one["Principal"]) != ["Service"] or one["Principal"]["Service"] not in SERVICES:
                     yield f"{role.id} is for {one['Principal']}"
                 if "123456789012" not in listed(
@@ -257,15 +269,18 @@ def boundary(world: World) -> tuple[str, list[Grant]]:
             policy.id, listed(one["Action"]), tuple(whole(world.registry, text(at)) for at in listed(one["Resource"])),
             one.get("Condition"),
         )
-        for one in policy.get("PolicyDocument.Statement")
+        for one in policy.get("PolicyDocument.Statement") if one["Effect"] == "Allow"
     ]  # fmt: skip
     return f"arn:aws:iam::123456789012:policy/{policy.get('ManagedPolicyName')}", several
 
 
+def keys_of(conditions: Any) -> set[str]:
+    return {key for keys in (conditions or {}).values() for key in keys}
+
+
 def leaves(limit: Grant, action: str, resource: str, conditions: Any) -> bool:
     """Whether a statement of the boundary lets through what a role is given under its own conditions."""
-    asked = {key for keys in (limit.conditions or {}).values() for key in keys}
-    known = {key for keys in (conditions or {}).values() for key in keys}
+    asked, known = keys_of(limit.conditions), keys_of(conditions)
     return limit.allows(action, resource) and asked <= known | ({LENT} if resource == CLIENT_SECRET else set())
 
 
@@ -286,12 +301,13 @@ def rule_21_roles_have_a_boundary_that_leaves_what_they_need(world: World) -> It
 def rule_21_the_boundary_leaves_no_more(world: World) -> Iterator[str]:
     """Than the actions that roles of the templates are given, on things of the stages."""
     _, limits = boundary(world)
-    given = {one for name in ("vpc", "bridge") for one in strings(world.templates[name]["Resources"])}
+    resources = (one for name in ("vpc", "bridge") for one in world.templates[name]["Resources"].values())
+    given = {word for one in resources if one["Type"].startswith("AWS::IAM::") for word in strings(one)}
     for limit in limits:
         if strange := [action for action in limit.actions if action not in given]:
             yield f"it leaves {', '.join(strange)}, which no role has"
         for action, resource in BEYOND:
-            if limit.allows(action, resource) and not limit.conditions:
+            if limit.allows(action, resource) and not keys_of(limit.conditions):
                 yield f"it leaves {action} {resource}"
 
 

@@ -10,6 +10,7 @@ from world import BRIDGES, World, only, pairs, secrets
 
 KEPT = "RetainExceptOnCreate"  # a stack that never came up leaves nothing behind
 WITHOUT_TLS = {"Bool": {"aws:SecureTransport": "false"}}
+AES = [{"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
 DATABASE = {  # stage → days of backups, two zones, protected
     "dev": (1, "false", "false"),
     "staging": (7, "false", "false"),
@@ -143,8 +144,9 @@ def rule_11_the_database_is_as_large_as_its_stage_and_grows(world: World) -> Ite
 def rule_17_what_is_replaced_is_kept(world: World) -> Iterator[str]:
     """The guard asks before; should it be passed, the old one stays, or a snapshot of it."""
     wanted = {"AWS::RDS::DBInstance": "Snapshot", "AWS::EFS::FileSystem": "Retain", "AWS::S3::Bucket": "Retain"}
+    kept = {one.id for one in retained(world)}
     for one in world.bridge.resources.values():
-        if one.replaced != wanted.get(one.type, "Retain" if one in retained(world) else one.replaced):
+        if one.replaced != wanted.get(one.type, "Retain" if one.id in kept else one.replaced):
             yield f"{one.id} is replaced with {one.replaced}"
 
 
@@ -171,8 +173,14 @@ def data_at_rest_are_encrypted(world: World) -> Iterator[str]:
         if text(one.get("Encrypted")) != "true":
             yield f"{one.id} is not encrypted"
         for statement in one.get("FileSystemPolicy.Statement", []):
-            if statement["Effect"] == "Deny" and statement.get("Condition") != WITHOUT_TLS:
-                yield f"{one.id} is denied to those with TLS, too"
+            denied = {key: value for key, value in statement.items() if key != "Sid"}
+            if statement["Effect"] == "Deny" and denied != {
+                "Effect": "Deny",
+                "Principal": {"AWS": "*"},
+                "Action": "*",
+                "Condition": WITHOUT_TLS,
+            }:
+                yield f"{one.id} does not deny itself to those without TLS alone: {denied}"
         if one.get("BackupPolicy.Status") != "ENABLED":
             yield f"{one.id} has no backup"
     for stack in (world.registry, world.bridge):
@@ -186,7 +194,7 @@ def data_at_rest_are_encrypted(world: World) -> Iterator[str]:
 
 def closed(stack: Stack, bucket: Resource) -> Iterator[str]:
     """A bucket that nobody outside reads, and nobody without TLS."""
-    if not bucket.get("BucketEncryption"):
+    if bucket.get("BucketEncryption.ServerSideEncryptionConfiguration") != AES:
         yield f"{bucket.id} is not encrypted"
     block = bucket.get("PublicAccessBlockConfiguration", {})
     if [text(one) for one in block.values()] != ["true"] * 4:
@@ -195,7 +203,11 @@ def closed(stack: Stack, bucket: Resource) -> Iterator[str]:
         yield f"{bucket.id} knows access lists"
     policies = stack.of("S3::BucketPolicy", Bucket=f"<{bucket.id}>")
     statements = [one for policy in policies for one in policy.get("PolicyDocument.Statement")]
-    if not any(one["Effect"] == "Deny" and one.get("Condition") == WITHOUT_TLS for one in statements):
+    denied = {
+        "Effect": "Deny", "Principal": "*", "Action": "s3:*", "Condition": WITHOUT_TLS,
+        "Resource": [f"<{bucket.id}.Arn>", f"<{bucket.id}.Arn>/*"],
+    }  # fmt: skip
+    if denied not in [{key: value for key, value in one.items() if key != "Sid"} for one in statements]:
         yield f"{bucket.id} answers without TLS"
 
 
@@ -247,8 +259,9 @@ def rule_20_what_aws_cannot_empty_stays(world: World) -> Iterator[str]:
     for one in world.bridge.of("S3::Bucket"):
         if one.deletion != "Retain":
             yield f"{one.id}: deleted with {one.deletion}"
-        if not [rule for rule in one.get("LifecycleConfiguration.Rules", []) if rule.get("ExpirationInDays")]:
-            yield f"{one.id} grows for ever"
+        expires = [rule.get("ExpirationInDays") for rule in one.get("LifecycleConfiguration.Rules", [])]
+        if expires != [90]:
+            yield f"{one.id} keeps everything for {expires} days"
     for one in world.bridge.of("ElasticLoadBalancingV2::LoadBalancer"):
         attributes = pairs(one.get("LoadBalancerAttributes"), "Key")
         if text(attributes.get("deletion_protection.enabled", "false")) != DATABASE[world.scene.stage][2]:
@@ -290,8 +303,8 @@ def rule_5_kafka_keeps_its_files(world: World) -> Iterator[str]:
     if {one.id for one in targets} - service.after:
         yield f"the service may come before {sorted({one.id for one in targets} - service.after)}"
     inside = set(service.get("NetworkConfiguration.AwsvpcConfiguration.Subnets"))
-    if not inside <= {one.get("SubnetId") for one in targets}:
-        yield f"no mount target in {sorted(inside - {one.get('SubnetId') for one in targets})}"
+    if inside != {one.get("SubnetId") for one in targets}:
+        yield f"mount targets are in {sorted(one.get('SubnetId') for one in targets)}, the broker in {sorted(inside)}"
     if system.get("ThroughputMode") != "elastic":
         yield f"throughput: {system.get('ThroughputMode')}"
 

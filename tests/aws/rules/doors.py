@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from ipaddress import ip_address, ip_network
@@ -35,6 +36,8 @@ OF_TARGETS = {
     "kafka": {**LETS_GO, "deregistration_delay.connection_termination.enabled": "true"},
 }
 # Seconds between two questions and for an answer; how many of them make a target healthy, and not.
+# Until a task must be healthy. ECS refuses a grace where no load balancer judges.
+GRACE_S = {"ingest": 120, "console": 120, "kafka": 300, "worker": None}
 HEALTH = {"ingest": (10, 5, 2, 3), "console": (10, 5, 2, 3), "kafka": (10, None, 2, 2)}
 FORWARDS = {"HTTP": {"HTTP", "HTTPS"}, "HTTPS": {"HTTP", "HTTPS"}, "TCP": {"TCP"}, "TLS": {"TCP", "TLS"}}
 
@@ -101,6 +104,13 @@ def rule_8_each_request_gets_its_answer(world: World) -> Iterator[str]:
         )
         if on and values + 4 - len(CONSOLE) > 5 and "source-ip" in strings(rule.properties):
             yield f"{rule.id}: with four ranges of addresses it has more than the five values that AWS allows"
+    for rule in [world.listener(443), *world.bridge.of("ElasticLoadBalancingV2::ListenerRule")]:
+        for action in rule.get("Actions", rule.get("DefaultActions")):
+            if said := action.get("FixedResponseConfig"):
+                problem = json.loads(said.get("MessageBody", "{}"))
+                status = problem.get("status"), said.get("ContentType"), "edge." in problem.get("code", "")
+                if status != (int(said["StatusCode"]), "application/json", True):
+                    yield f"{rule.id} says {said}"
     priorities = [one.get("Priority") for one in world.bridge.of("ElasticLoadBalancingV2::ListenerRule")]
     if len(set(priorities)) != len(priorities):
         yield f"priorities: {priorities}"
@@ -204,11 +214,9 @@ def balancers_send_to_a_port_that_listens(world: World) -> Iterator[str]:
                 yield f"{role}: its target group is for another port"
             elif text(group.get("HealthCheckPort", "traffic-port")) not in {"traffic-port", *listening}:
                 yield f"{role}: nobody listens where its health is asked for"
-        grace_s = int(service.get("HealthCheckGracePeriodSeconds", 0))
-        if several and grace_s < 30:
-            yield f"{role} is judged before it can have started"
-        elif grace_s and not several:
-            yield f"{role}: ECS refuses a grace of {grace_s} s where no load balancer judges"
+        grace_s = service.get("HealthCheckGracePeriodSeconds")
+        if grace_s != GRACE_S[role]:
+            yield f"{role} is judged after {grace_s} s, and not {GRACE_S[role]}"
 
 
 def attributes_of(one: Resource, name: str) -> dict[str, str]:
@@ -289,7 +297,8 @@ def balancers_write_their_logs(world: World) -> Iterator[str]:
         ]  # fmt: skip
         if not any("s3:PutObject" in strings(one["Action"]) and where in strings(one["Resource"]) for one in let):
             yield f"{one.id} may not write {where}"
-        if balancer(one) == "network" and not any("s3:GetBucketAcl" in strings(one["Action"]) for one in let):
+        looks = [(one["Action"], one.get("Resource")) for one in let]
+        if balancer(one) == "network" and ("s3:GetBucketAcl", f"<{bucket.id}.Arn>") not in looks:
             yield f"{one.id} may not look at its bucket"
 
 
@@ -324,6 +333,7 @@ def rule_19_certificate_and_names_where_there_is_a_zone(world: World) -> Iterato
             at is None
             or alias.get("HostedZoneId") != f"<{at.id}.CanonicalHostedZoneID>"
             or record.get("HostedZoneId") != zone
+            or text(alias.get("EvaluateTargetHealth")) != "false"  # a name without an answer is no better
         ):
             yield f"{record.id}: {alias}"
     if found != (to if zone else {}):

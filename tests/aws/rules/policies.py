@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from resolver import Resource, strings, text
-from world import World, only
+from world import World, only, pairs
 
 from rules.access import grants, listed
 
@@ -106,6 +106,18 @@ def the_file_system_is_for_the_broker_alone(world: World) -> Iterator[str]:
             yield f"{grant.role} may {', '.join(grant.actions)} where {grant.conditions}"
 
 
+def keys_and_files_can_be_kept_in_order(world: World) -> Iterator[str]:
+    """A key by the account, or nobody ever changes it; files by the tag that the deployer's rights go by."""
+    for one in world.bridge.of("KMS::Key"):
+        owners = [at for at in statements(one.properties) if at["Effect"] == "Allow" and ROOT in principals(at)]
+        if [(at["Action"], at.get("Resource")) for at in owners] != [("kms:*", "*")]:
+            yield f"{one.id} is nobody's"
+    for kind, name in (("EFS::FileSystem", "FileSystemTags"), ("EFS::AccessPoint", "AccessPointTags")):
+        for one in world.bridge.of(kind):
+            if pairs(one.get(name), "Key").get("kafka-webhook-bridge") != world.scene.stage:
+                yield f"{one.id} has the tags {one.get(name)}"
+
+
 def what_stays_can_be_read(world: World) -> Iterator[str]:
     """Nothing that outlives the stack is encrypted with a key that goes with it."""
     for one in world.bridge.resources.values():
@@ -118,6 +130,7 @@ def what_stays_can_be_read(world: World) -> Iterator[str]:
 
 
 RULES = (
+    keys_and_files_can_be_kept_in_order,
     nobody_else_is_let_in,
     the_file_system_is_for_the_broker_alone,
     the_way_to_s3_leads_to_images_alone,

@@ -105,7 +105,7 @@ def rule_13_status_lines_become_metrics(world: World) -> Iterator[str]:
     for one in world.bridge.of("Logs::MetricFilter"):
         if one.get("LogGroupName") not in {groups.get("ingest"), groups.get("worker")}:
             yield f"{one.id} reads {one.get('LogGroupName')}"
-        if not re.search(r'\$\.event\s*=\s*"?status"?', one.get("FilterPattern")):
+        if not re.fullmatch(r'\{ \$\.event = "status" && \$\.[a-z_]+ = \* \}', one.get("FilterPattern")):
             yield f"{one.id} reads other lines: {one.get('FilterPattern')}"
         for at in one.get("MetricTransformations"):
             if at["MetricNamespace"] != world.prefix or not re.fullmatch(r"\$\.[a-z_.]+", text(at["MetricValue"])):
@@ -127,27 +127,32 @@ def rule_13_alarms_are_on_what_there_is(world: World) -> Iterator[str]:
         yield f"alarms on {sorted(unknown)}, which no filter makes"
 
 
-def wanted(world: World) -> dict[str, tuple[str, str]]:
-    """What each alarm of the list is on: word of the metric, and what its dimension names."""
-    alb = f"<{world.alb.id}.LoadBalancerFullName>"
-    database = f"<{world.database.id}>"
+def wanted(world: World) -> dict[str, tuple[str, str, dict[str, str]]]:
+    """What each alarm of the list is on: the metric, and dimensions that name it."""
+    alb = {"LoadBalancer": f"<{world.alb.id}.LoadBalancerFullName>"}
+    database = {"DBInstanceIdentifier": f"<{world.database.id}>"}
+    certificate = {"CertificateArn": world.listener(443).get("Certificates")[0]["CertificateArn"]}
+
+    def target(role: str) -> dict[str, str]:
+        return {"TargetGroup": f"<{world.target(role).id}.TargetGroupFullName>"}
+
     found = {
-        "errors of ingest": ("HTTPCode_Target_5XX_Count", alb),
-        "errors of the load balancer": ("HTTPCode_ELB_5XX_Count", alb),
-        "unhealthy targets": ("UnHealthyHostCount", f"<{world.target('ingest').id}.TargetGroupFullName>"),
-        "disk": ("FreeStorageSpace", database),
-        "connections": ("DatabaseConnections", database),
-        "certificate": ("DaysToExpiry", world.listener(443).get("Certificates")[0]["CertificateArn"]),
+        "errors of ingest": ("AWS/ApplicationELB", "HTTPCode_Target_5XX_Count", alb),
+        "errors of the load balancer": ("AWS/ApplicationELB", "HTTPCode_ELB_5XX_Count", alb),
+        "unhealthy targets": ("AWS/ApplicationELB", "UnHealthyHostCount", target("ingest")),
+        "disk": ("AWS/RDS", "FreeStorageSpace", database),
+        "connections": ("AWS/RDS", "DatabaseConnections", database),
+        "certificate": ("AWS/CertificateManager", "DaysToExpiry", certificate),
     }
     if world.single:
-        found["no broker"] = ("HealthyHostCount", f"<{world.target('kafka').id}.TargetGroupFullName>")
+        found["no broker"] = ("AWS/NetworkELB", "HealthyHostCount", target("kafka"))
     return found
 
 
 def rule_13_each_alarm_is_there(world: World) -> Iterator[str]:
     found = [at for one in world.bridge.of("CloudWatch::Alarm") for at in metrics(one)]
-    for what, (metric, value) in wanted(world).items():
-        if not any(name == metric and value in at.values() for _, name, at in found):
+    for what, (place, metric, value) in wanted(world).items():
+        if not any((space, name) == (place, metric) and value.items() <= at.items() for space, name, at in found):
             yield f"no alarm: {what}, {metric}"
     for word in FROM_LINES[:3]:
         if not any(namespace == world.prefix and word in name.lower() for namespace, name, _ in found):
@@ -189,6 +194,16 @@ def alarms_reach_somebody(world: World) -> Iterator[str]:
         actions = {action for one in let for action in strings(one["Action"])}
         if not {"kms:Decrypt", "kms:GenerateDataKey"} <= {action.removesuffix("*") for action in actions}:
             yield f"CloudWatch may not use the topic's key: {sorted(actions)}"
+    let_in = [
+        one
+        for policy in world.bridge.of("SNS::TopicPolicy")
+        if policy.get("Topics") == [f"<{topic.id}>"]
+        for one in policy.get("PolicyDocument.Statement")
+        if (one["Effect"], one["Action"], one.get("Resource")) == ("Allow", "sns:Publish", f"<{topic.id}>")
+        and one.get("Principal") == {"Service": "cloudwatch.amazonaws.com"}
+    ]
+    if not let_in:
+        yield "CloudWatch may not tell the topic"
     address = world.bridge.parameters["AlarmEmail"]
     found = [
         (one.get("Protocol"), one.get("Endpoint"))
