@@ -34,7 +34,11 @@ def main() -> int:
         out.failure(stop.message, stop.hint)
         return stop.exit_code
     except botocore.exceptions.ClientError as error:
-        hint = "What the caller must be allowed: docs/howto/aws-deploy.md, Rights for who deploys." if "Denied" in code(error) else ""
+        hint = (
+            "What the caller must be allowed: docs/howto/aws-deploy.md, Rights for who deploys."
+            if "Denied" in code(error)
+            else ""
+        )
         out.failure(f"AWS: {error}", hint)
         return 1
     except botocore.exceptions.BotoCoreError as error:
