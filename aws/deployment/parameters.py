@@ -11,7 +11,9 @@ from deployment.output import Output
 from deployment.templates import Template
 
 # Decided by the commands themselves, so never taken from the environment by accident.
-OWN = frozenset({"Environment", "DomainName", "BridgeImage", "KafkaImage", "ConfigVersion", "SourcesVersion"})
+OWN = frozenset(
+    {"Environment", "DomainName", "BridgeImage", "KafkaImage", "GuardImage", "ConfigVersion", "SourcesVersion"}
+)
 ONLY_AT_CREATION = "DatabaseSnapshotId"
 # The shells of people who also work with Kafka have some of these; in a stack that is there they would rewrite secrets
 # that running tasks have read, and another user name would make another password.

@@ -68,7 +68,7 @@ THEIRS = [(page, one) for page in PAGES for line in commands(page) for one in of
 ENVIRONMENT = {"BASE_DOMAIN": "example.com", "ENVIRONMENT": "dev", "DOCS": "1"}
 PARAMETERS = {variable(name) for which in ("bridge", "vpc") for name in load(which).parameters}
 SECRETS = {"SHOPIFY_SECRET"}  # of sources; any name will do
-SCRIPTS = {"SKIP_SMOKE", "SOURCES_FILE", "ALLOW_REPLACE", "BASE_DOMAIN", "ENVIRONMENT"}
+SCRIPTS = {"SKIP_SMOKE", "UPDATE_GUARD", "SOURCES_FILE", "ALLOW_REPLACE", "BASE_DOMAIN", "ENVIRONMENT"}
 
 
 def unknown(line: str) -> list[str]:

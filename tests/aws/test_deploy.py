@@ -391,6 +391,6 @@ def test_external_mode_has_no_broker_image(account: Scene) -> None:
         KAFKA_MODE="external", KAFKA_BOOTSTRAP_SERVERS="b-1.example.test:9096", KAFKA_PASSWORD=KAFKA_PASSWORD,
         KAFKA_USERNAME="bridge",
     )  # fmt: skip
-    assert account.parameters()["KafkaImage"] == ""
+    assert account.parameters()["KafkaImage"] == account.parameters()["GuardImage"] == ""
     assert not any("bridge-kafka" in name for name in account.checkout.builds()[-1:])
     assert "NlbDnsName" not in account.outputs()

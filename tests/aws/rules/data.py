@@ -255,7 +255,7 @@ def rule_5_kafka_keeps_its_files(world: World) -> Iterator[str]:
     user, made = point.get("PosixUser", {}), point.get("RootDirectory.CreationInfo", {})
     if (text(user.get("Uid")), text(made.get("OwnerUid"))) != ("1000", "1000"):
         yield f"its files belong to {user}, {made}"
-    (broker,) = [one for name, one in world.containers("kafka")]
+    broker = world.container("kafka")
     mounted = {one["SourceVolume"]: one["ContainerPath"] for one in broker.get("MountPoints", [])}
     if volumes[0]["Name"] not in mounted or any(
         text(one.get("ReadOnly", False)) == "true" and one["SourceVolume"] == volumes[0]["Name"]
