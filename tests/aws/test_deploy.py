@@ -158,7 +158,7 @@ def _no_secret_anywhere(account: Scene) -> None:
 def test_a_dry_run_changes_nothing(deployed: Scene) -> None:
     builds, before = deployed.checkout.builds(), deployed.parameters()
     deployed.checkout.commit("another")
-    said = deployed.deploy("--dry-run", INGEST_MAX_TASKS="9")
+    said = deployed.deploy("--dry-run", INGEST_MAX_TASKS="5")
     assert "would be built" in said
     assert {"IngestTask", "IngestScaling"} <= deployed.changed(said)
     assert deployed.parameters() == before
