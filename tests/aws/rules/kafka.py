@@ -152,7 +152,7 @@ def outsiders_reach_the_broker_through_its_guard_alone(world: World) -> Iterator
     if "9096" not in " ".join(guard.get("HealthCheck", {}).get("Command", [])):
         yield f"its health is {guard.get('HealthCheck')}"
     shares = {name: int(container(world, name).get("Cpu", 0)) for name in ("guard", "kafka")}
-    if not 64 <= shares["guard"] <= shares["kafka"] // 4 or sum(shares.values()) > int(task.get("Cpu")):
+    if not 64 <= shares["guard"] <= shares["kafka"] // 4 or sum(shares.values()) >= int(task.get("Cpu")):
         yield f"shares of the processor: {shares} of {task.get('Cpu')}"
     # 333 MiB were measured; the broker has 1 GiB of heap, about half of that beside it, and its files' pages.
     if not 400 <= int(guard.get("Memory", 0)) <= 1024 or broker.get("Memory"):
