@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ class Resource:
         return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stack:
     """A template with its parameters: what would exist, and the sentences with which its Rules refuse them."""
 
@@ -128,13 +129,19 @@ class Stack:
     outputs: dict[str, Any]
     refused: list[str]
 
+    @cached_property
+    def by_type(self) -> dict[str, list[Resource]]:
+        found: dict[str, list[Resource]] = {}
+        for one in self.resources.values():
+            found.setdefault(one.type, []).append(one)
+        return found
+
     def of(self, kind: str, **properties: Any) -> list[Resource]:
         """The resources of a type (`ECS::Service`), in the template's order, whose properties have these values."""
         return [
             one
-            for one in self.resources.values()
-            if one.type == f"AWS::{kind}"
-            and all(one.properties.get(name) == value for name, value in properties.items())
+            for one in self.by_type.get(f"AWS::{kind}", [])
+            if all(one.properties.get(name) == value for name, value in properties.items())
         ]
 
     def at(self, value: Any) -> Resource | None:

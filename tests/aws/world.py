@@ -235,13 +235,25 @@ class World:
 
 def build(found: Templates, scene: Scene) -> World:
     """Templates under a choice. Raises Unresolvable."""
-    registry = resolve(found["registry"], {})
+    registry = _stack(found, "registry", {})
     vpc, network = None, dict(EXISTING)
     if scene.own_vpc:
-        vpc = resolve(found["vpc"], scene.vpc())
+        vpc = _stack(found, "vpc", scene.vpc())
         network = {name: _made(vpc, vpc.outputs[name]) for name in EXISTING}
     given = scene.bridge(network)
     return World(scene, given, registry, vpc, resolve(found["bridge"], given, facts(given)), found)
+
+
+def _stack(found: Templates, name: str, given: dict[str, str]) -> Stack:
+    """A template that nobody changed is resolved once for all mutants of the others."""
+    if found[name] is templates()[name]:
+        return _unchanged(name, tuple(given.items()))
+    return resolve(found[name], given)
+
+
+@cache
+def _unchanged(name: str, given: tuple[tuple[str, str], ...]) -> Stack:
+    return resolve(templates()[name], dict(given))
 
 
 def facts(parameters: Mapping[str, str]) -> Facts:

@@ -13,7 +13,8 @@ from resolver import copy
 from world import Templates
 
 Change = Callable[[dict[str, Any]], None]
-Mutant = tuple[str, Callable[..., Iterator[str]], Change]  # its name, the one rule that it breaks, how
+Rule = Callable[..., Iterator[str]]
+Mutant = tuple[str, Rule | tuple[Rule, ...], Change]  # its name, the rule that it breaks (seldom two), how
 
 
 def member(node: Any, part: str) -> Any:
@@ -85,10 +86,10 @@ def both(*several: Change) -> Change:
 
 
 def mutant(found: Templates, change: Change) -> Templates:
-    """Templates with a change, none of them shared with the ones it is made of."""
+    """Templates with a change; those without are the very same, and the changed ones share nothing."""
     copies = {name: copy(one) for name, one in found.items()}
     change(copies)
-    return copies
+    return {name: found[name] if one == found[name] else one for name, one in copies.items()}
 
 
 def of(resource: str, rest: str = "", template: str = "bridge") -> str:

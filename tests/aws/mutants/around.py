@@ -19,11 +19,15 @@ MUTANTS: list[Mutant] = [
     ("insights-before-their-log", watch.logs_are_kept_for_a_while, drop(B + "Resources/Cluster/DependsOn")),
     (
         "disk-full-is-fine",
-        watch.alarms_look_the_right_way,
+        watch.rule_13_alarms_are_red_when_the_table_says,
         put(of("DiskAlarm", "ComparisonOperator"), "GreaterThanThreshold"),
     ),
-    ("disk-red-before-it-grows", watch.alarms_look_the_right_way, put(of("DiskAlarm", "Threshold"), 4294967296)),
-    ("alarm-at-no-number", watch.alarms_look_the_right_way, drop(of("OutboxAlarm", "Threshold"))),
+    (
+        "disk-red-before-it-grows",
+        watch.rule_13_alarms_are_red_when_the_table_says,
+        put(of("DiskAlarm", "Threshold"), 4294967296),
+    ),
+    ("alarm-at-no-number", watch.rule_13_alarms_are_red_when_the_table_says, drop(of("OutboxAlarm", "Threshold"))),
     (
         "errors-of-the-console-too",
         watch.rule_18_only_errors_of_ingest_roll_back,
@@ -125,7 +129,7 @@ MUTANTS: list[Mutant] = [
     (
         "reference-under-the-wrong-condition",
         shape.references_are_never_to_nothing,
-        new(B + "Outputs/Slip", {"Description": "Slip.", "Condition": "HasZone", "Value": ref("KafkaSecret")}),
+        new(B + "Outputs/Slip", {"Description": "Slip.", "Condition": "HasEmail", "Value": ref("ConsoleSecret")}),
     ),
     (
         "rule-calls-what-rules-cannot",
@@ -224,7 +228,7 @@ MUTANTS: list[Mutant] = [
     (
         "kept-secret-keeps-its-name",
         data.rule_10_data_stay_in_prod_and_go_in_dev,
-        new(of("ConfigSecret", "Name"), sub("${Environment}-webhooks/config")),
+        put(of("ConfigSecret", "Name"), sub("${Environment}-webhooks/config")),
     ),
     (
         "user-beside-a-snapshot",
@@ -321,7 +325,10 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "admin-writes-any-secret",
-        access.rule_3_new_passwords_go_below_users_alone,
+        (
+            access.rule_3_new_passwords_go_below_users_alone,
+            access.rule_21_roles_have_a_boundary_that_leaves_what_they_need,
+        ),
         put(
             of("AdminTaskRole", "Policies/0/PolicyDocument/Statement/0/Resource"),
             sub(
@@ -362,7 +369,10 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "task-lists-buckets",
-        access.rule_21_tasks_have_no_rights_that_they_do_not_use,
+        (
+            access.rule_21_tasks_have_no_rights_that_they_do_not_use,
+            access.rule_21_roles_have_a_boundary_that_leaves_what_they_need,
+        ),
         new(
             of("TaskRole", "Policies"),
             [
@@ -383,7 +393,7 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "broker-may-only-look",
-        access.rule_21_the_broker_may_mount_its_files,
+        (access.rule_21_the_broker_may_mount_its_files, access.rule_21_the_boundary_leaves_no_more),
         put(
             of("KafkaTaskRole", "Policies/0/PolicyDocument/Statement/0/Action"),
             ["elasticfilesystem:ClientMount"],
@@ -391,7 +401,10 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "flow-logs-anywhere",
-        access.rule_21_wide_rights_have_reasons,
+        (
+            access.rule_21_wide_rights_have_reasons,
+            access.rule_21_roles_have_a_boundary_that_leaves_what_they_need,
+        ),
         put(of("FlowLogRole", "Policies/0/PolicyDocument/Statement/0/Resource", "vpc"), "*"),
     ),
     # ---- watch
@@ -407,12 +420,12 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "silence-is-fine",
-        watch.rule_13_silence_is_an_alarm,
+        watch.rule_13_alarms_are_red_when_the_table_says,
         put(of("OutboxAlarm", "TreatMissingData"), "notBreaching"),
     ),
     (
         "alarm-on-a-metric-of-nobody",
-        watch.rule_13_silence_is_an_alarm,
+        watch.rule_13_alarms_are_on_what_there_is,
         put(of("ArchiveLagAlarm", "MetricName"), "ArchiveLagRows"),
     ),
     *((f"without-{name}", watch.rule_13_each_alarm_is_there, drop(f"bridge/Resources/{name}")) for name in ALARMS),

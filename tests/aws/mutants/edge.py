@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules import doors, network
+from rules import access, doors, network
 
 from mutants import Mutant, both, drop, ingress, new, of, put, ref
 
@@ -82,7 +82,16 @@ MUTANTS: list[Mutant] = [
         network.rule_1_private_subnets_leave_through_nat_alone,
         drop("vpc/Resources/PublicDefaultRoute/DependsOn"),
     ),
-    ("flow-log-may-not-write", network.refused_connections_are_logged, drop(of("FlowLogRole", "Policies", "vpc"))),
+    (
+        "flow-log-may-not-write",
+        (network.refused_connections_are_logged, access.rule_21_the_boundary_leaves_no_more),
+        drop(of("FlowLogRole", "Policies", "vpc")),
+    ),
+    (
+        "refused-connections-unseen",
+        network.refused_connections_are_logged,
+        put(of("FlowLog", "TrafficType", "vpc"), "ACCEPT"),
+    ),
     (
         "database-in-the-default-vpc",
         network.network_interfaces_are_private_but_the_balancers,

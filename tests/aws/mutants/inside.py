@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rules import kafka, settings, tasks
+from rules import kafka, settings, tasks, watch
 
 from mutants import Mutant, add, both, container, drop, new, of, put, ref, sub, variable
 
@@ -28,8 +28,13 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "sources-do-not-roll-out",
-        tasks.rule_2_a_new_configuration_starts_new_tasks,
+        (tasks.rule_2_a_new_configuration_starts_new_tasks, tasks.rule_2_configuration_comes_from_two_secrets),
         put(container("WorkerTask", "Secrets/Name=KWB_SECRETS_JSON/ValueFrom", 1), ref("SourcesSecret")),
+    ),
+    (
+        "kafka-follows-the-configuration",
+        tasks.rule_2_a_new_configuration_starts_new_tasks,
+        new(of("KafkaTask", "Tags"), [{"Key": "Configuration", "Value": ref("ConfigVersion")}]),
     ),
     (
         "admin-in-another-group",
@@ -122,7 +127,7 @@ MUTANTS: list[Mutant] = [
     (
         "variable-twice",
         tasks.every_variable_is_stated_once,
-        add(container("IngestTask", "Environment"), variable("ENVIRONMENT", "dev")),
+        add(container("IngestTask", "Environment"), variable("ENVIRONMENT", ref("Environment"))),
     ),
     (
         "password-in-environment",
@@ -252,7 +257,7 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "largest-of-what-is-new",
-        settings.rule_13_filters_read_what_each_role_writes,
+        watch.rule_13_alarms_are_red_when_the_table_says,
         put(of("RefusedAlarm", "Statistic"), "Maximum"),
     ),
     (

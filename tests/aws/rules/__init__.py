@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from resolver import Unresolvable
 from world import Scene, Templates, World, build
 
-from rules import access, data, doors, kafka, network, settings, shape, tasks, watch
+from rules import access, data, doors, kafka, network, policies, settings, shape, tasks, watch
 
 Rule = Callable[[World], Iterator[str]]
 RuleOfTemplates = Callable[[Templates], Iterator[str]]
 
-_ROOMS = (shape, network, doors, tasks, settings, kafka, data, access, watch)
+_ROOMS = (shape, network, doors, tasks, settings, kafka, data, access, policies, watch)
 RULES: tuple[Rule, ...] = tuple(rule for room in _ROOMS for rule in room.RULES)
 OF_TEMPLATES: tuple[RuleOfTemplates, ...] = shape.OF_TEMPLATES
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from resolver import Resource, Stack, strings, text
-from world import BRIDGE_IMAGE, BRIDGES, MSK, World, secrets
+from world import BRIDGE_IMAGE, BRIDGES, CLIENT_SECRET, MSK, World, secrets
 
 from rules.tasks import value_from
 
@@ -19,7 +20,21 @@ WIDE = {
     "kafka-cluster:*": "topics and groups of the one cluster have names of their own",
     "secretsmanager:*": "one secret for each outside user, below the stage's own prefix",
 }
-USERS = "arn:aws:secretsmanager:ap-southeast-1:123456789012:secret:{prefix}/users/*"
+HERE = "ap-southeast-1:123456789012"
+IMAGE = ("BatchCheckLayerAvailability", "BatchGetImage", "GetDownloadUrlForLayer")
+SERVICES = {"ecs-tasks.amazonaws.com", "vpc-flow-logs.amazonaws.com"}
+USERS = f"arn:aws:secretsmanager:{HERE}:secret:{{prefix}}/users/*"
+PATH = "/kafka-webhook-bridge/"  # of roles: whoever deploys may make them there alone
+# What no role may do, whatever its policies say.
+BEYOND = (
+    ("ecr:BatchGetImage", f"arn:aws:ecr:{HERE}:repository/payroll"),
+    ("elasticfilesystem:ClientMount", f"arn:aws:elasticfilesystem:{HERE}:file-system/fs-0f1e2d3c"),
+    ("kms:Decrypt", f"arn:aws:kms:{HERE}:key/0f1e2d3c"),
+    ("logs:PutLogEvents", f"arn:aws:logs:{HERE}:log-group:/payroll:*"),
+    ("secretsmanager:GetSecretValue", f"arn:aws:secretsmanager:{HERE}:secret:payroll-AbCdEf"),
+    ("secretsmanager:PutSecretValue", f"arn:aws:secretsmanager:{HERE}:secret:dev-webhooks/kafka-AbCdEf"),
+)
+LENT = "secretsmanager:ResourceTag/kafka-webhook-bridge"  # a secret of others has it, or no task reads it
 
 
 @dataclass(frozen=True)
@@ -48,11 +63,12 @@ def statements(stack: Stack) -> Iterator[tuple[str, dict[str, Any]]]:
             yield from ((role.id, one) for one in policy["PolicyDocument"]["Statement"])
     for kind in ("IAM::Policy", "IAM::ManagedPolicy", "IAM::RolePolicy"):
         for policy in stack.of(kind):
-            for name in policy.get("Roles", [policy.get("RoleName")]):
+            for name in policy.get("Roles") or filter(None, [policy.get("RoleName")]):
                 at = stack.at(name)
                 yield from ((at.id if at else name, one) for one in policy.get("PolicyDocument.Statement"))
 
 
+@lru_cache(maxsize=8)  # many rules ask for those of one stack, one after the other
 def grants(stack: Stack) -> list[Grant]:
     return [
         Grant(role, listed(one["Action"]), listed(one["Resource"]), one.get("Condition"))
@@ -134,7 +150,7 @@ def rule_21_execution_roles_may_start_their_tasks_and_no_more(world: World) -> I
                     yield f"{name} cannot be given {secret}"
             repository = container["Image"].split("/", 1)[1].split(":")[0]
             where = f"arn:aws:ecr:ap-southeast-1:123456789012:repository/{repository}"
-            if not all(may(found, f"ecr:{action}", where) for action in ("BatchGetImage", "GetDownloadUrlForLayer")):
+            if not all(may(found, f"ecr:{action}", where) for action in IMAGE):
                 yield f"{name} cannot fetch {repository}"
             if not may(found, "ecr:GetAuthorizationToken", "*"):
                 yield f"{name} cannot log in to ECR"
@@ -143,6 +159,12 @@ def rule_21_execution_roles_may_start_their_tasks_and_no_more(world: World) -> I
                 may(found, f"logs:{action}", f"<{group.id}.Arn>") for action in ("CreateLogStream", "PutLogEvents")
             ):
                 yield f"{name} cannot write to {group.id}"
+        if CLIENT_SECRET in named.get(arn, ()) and not any(
+            one.allows("kms:Decrypt", f"arn:aws:kms:{HERE}:key/0f1e2d3c")
+            and (one.conditions or {}).get("StringEquals", {}).get("kms:EncryptionContext:SecretARN") == CLIENT_SECRET
+            for one in found
+        ):
+            yield f"{role} cannot decrypt the cluster's secret"
     for arn, several in named.items():
         let = {
             resource
@@ -200,8 +222,11 @@ def rule_21_wide_rights_have_reasons(world: World) -> Iterator[str]:
 def rule_21_roles_are_for_one_service_of_this_account(world: World) -> Iterator[str]:
     for stack in filter(None, (world.vpc, world.bridge)):
         for role in stack.of("IAM::Role"):
-            for one in role.get("AssumeRolePolicyDocument.Statement"):
-                if list(one["Principal"]) != ["Service"] or len(listed(one["Principal"]["Service"])) != 1:
+            trusted = role.get("AssumeRolePolicyDocument.Statement")
+            if [(one.get("Effect"), one.get("Action")) for one in trusted] != [("Allow", "sts:AssumeRole")]:
+                yield f"{role.id} is given to nobody, or to several: {trusted}"
+            for one in trusted:
+                if list(one["Principal"]) != ["Service"] or one["Principal"]["Service"] not in SERVICES:
                     yield f"{role.id} is for {one['Principal']}"
                 if "123456789012" not in listed(
                     one.get("Condition", {}).get("StringEquals", {}).get("aws:SourceAccount", "")
@@ -220,6 +245,70 @@ def rule_21_tasks_have_no_rights_that_they_do_not_use(world: World) -> Iterator[
                 action for action in one.actions if not action.startswith(allowed.get(role, ("kafka-cluster:",)))
             ]:
                 yield f"{role} may {', '.join(wrong)}"
+
+
+def whole(stack: Stack, named: str) -> str:
+    """What a token is called in IAM."""
+    at = stack.at(named)
+    if at is None:
+        return named
+    service, rest = {
+        "AWS::ECR::Repository": ("ecr", f"repository/{at.get('RepositoryName')}"),
+        "AWS::EFS::FileSystem": ("elasticfilesystem", "file-system/fs-0f1e2d3c"),
+        "AWS::Logs::LogGroup": ("logs", f"log-group:{at.get('LogGroupName')}:*"),
+        "AWS::SecretsManager::Secret": ("secretsmanager", f"secret:{at.get('Name')}-AbCdEf"),
+    }.get(at.type, ("", named))
+    return f"arn:aws:{service}:{HERE}:{rest}" if service else named
+
+
+def boundary(world: World) -> tuple[str, list[Grant]]:
+    """Its ARN, and what it leaves."""
+    (policy,) = [one for one in world.registry.of("IAM::ManagedPolicy") if not one.get("Roles")]
+    several = [
+        Grant(
+            policy.id, listed(one["Action"]), tuple(whole(world.registry, text(at)) for at in listed(one["Resource"])),
+            one.get("Condition"),
+        )
+        for one in policy.get("PolicyDocument.Statement") if one["Effect"] == "Allow"
+    ]  # fmt: skip
+    return f"arn:aws:iam::123456789012:policy/{policy.get('ManagedPolicyName')}", several
+
+
+def keys_of(conditions: Any) -> set[str]:
+    return {key for keys in (conditions or {}).values() for key in keys}
+
+
+def leaves(limit: Grant, action: str, resource: str, conditions: Any) -> bool:
+    """Whether a statement of the boundary lets through what a role is given under its own conditions."""
+    asked, known = keys_of(limit.conditions), keys_of(conditions)
+    return limit.allows(action, resource) and asked <= known | ({LENT} if resource == CLIENT_SECRET else set())
+
+
+def rule_21_roles_have_a_boundary_that_leaves_what_they_need(world: World) -> Iterator[str]:
+    """And are where whoever deploys may make some: deployer-stacks-policy.json knows both."""
+    arn, limits = boundary(world)
+    for stack in filter(None, (world.vpc, world.bridge)):
+        for role in stack.of("IAM::Role"):
+            if role.get("PermissionsBoundary") != arn or role.get("Path") != PATH:
+                yield f"{role.id} is at {role.get('Path', '/')}, within {role.get('PermissionsBoundary')}"
+            for grant in grants_of(stack, role):
+                for action in grant.actions:
+                    for resource in (whole(stack, one) for one in grant.resources):
+                        if not any(leaves(one, action, resource, grant.conditions) for one in limits):
+                            yield f"{role.id} is given {action} {resource}, and its boundary takes it"
+
+
+def rule_21_the_boundary_leaves_no_more(world: World) -> Iterator[str]:
+    """Than the actions that roles of the templates are given, on things of the stages."""
+    _, limits = boundary(world)
+    resources = (one for name in ("vpc", "bridge") for one in world.templates[name]["Resources"].values())
+    given = {word for one in resources if one["Type"].startswith("AWS::IAM::") for word in strings(one)}
+    for limit in limits:
+        if strange := [action for action in limit.actions if action not in given]:
+            yield f"it leaves {', '.join(strange)}, which no role has"
+        for action, resource in BEYOND:
+            if limit.allows(action, resource) and not keys_of(limit.conditions):
+                yield f"it leaves {action} {resource}"
 
 
 def repository_of(image: str) -> str:
@@ -246,6 +335,8 @@ RULES = (
     rule_4_the_images_have_their_repositories,
     rule_6_rights_in_msk_are_for_its_cluster,
     rule_21_execution_roles_may_start_their_tasks_and_no_more,
+    rule_21_roles_have_a_boundary_that_leaves_what_they_need,
+    rule_21_the_boundary_leaves_no_more,
     rule_21_roles_are_for_one_service_of_this_account,
     rule_21_tasks_have_no_rights_that_they_do_not_use,
     rule_21_the_broker_may_mount_its_files,

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from resolver import strings, text
+from resolver import Resource, strings, text
 from world import CERTIFICATE, CONSOLE, DOMAIN, World, balancer, only, pairs
 
 from rules.settings import checked, variables
 
 POLICY = "ELBSecurityPolicy-TLS13-1-2-Res-2021-06"
 ABLE = {"application": {"HTTP", "HTTPS"}, "network": {"TCP", "TLS", "UDP", "TCP_UDP"}}
+# Attributes that other rules look at.
+JUDGED = {
+    "access_logs.s3.bucket", "access_logs.s3.enabled", "access_logs.s3.prefix", "deletion_protection.enabled",
+    "idle_timeout.timeout_seconds", "load_balancing.cross_zone.enabled", "preserve_client_ip.enabled",
+    "proxy_protocol_v2.enabled", "routing.http.drop_invalid_header_fields.enabled",
+}  # fmt: skip
+ATTRIBUTES = {
+    "application": {
+        "routing.http.desync_mitigation_mode": "defensive",  # what two servers would read in two ways ends here
+        "routing.http.preserve_host_header.enabled": "true",
+        "routing.http.xff_header_processing.mode": "append",  # the last address is the one that the balancer saw
+    },
+    "network": {},
+}
+LETS_GO = {"deregistration_delay.timeout_seconds": "30"}  # while a task drains for 40 s
+OF_TARGETS = {
+    "ingest": LETS_GO,
+    "console": LETS_GO,
+    "kafka": {**LETS_GO, "deregistration_delay.connection_termination.enabled": "true"},
+}
+# Seconds between two questions and for an answer; how many of them make a target healthy, and not.
+# Until a task must be healthy. ECS refuses a grace where no load balancer judges.
+GRACE_S = {"ingest": 120, "console": 120, "kafka": 300, "worker": None}
+HEALTH = {"ingest": (10, 5, 2, 3), "console": (10, 5, 2, 3), "kafka": (10, None, 2, 2)}
 FORWARDS = {"HTTP": {"HTTP", "HTTPS"}, "HTTPS": {"HTTP", "HTTPS"}, "TCP": {"TCP"}, "TLS": {"TCP", "TLS"}}
 
 
@@ -79,6 +104,13 @@ def rule_8_each_request_gets_its_answer(world: World) -> Iterator[str]:
         )
         if on and values + 4 - len(CONSOLE) > 5 and "source-ip" in strings(rule.properties):
             yield f"{rule.id}: with four ranges of addresses it has more than the five values that AWS allows"
+    for rule in [world.listener(443), *world.bridge.of("ElasticLoadBalancingV2::ListenerRule")]:
+        for action in rule.get("Actions", rule.get("DefaultActions")):
+            if said := action.get("FixedResponseConfig"):
+                problem = json.loads(said.get("MessageBody", "{}"))
+                status = problem.get("status"), said.get("ContentType"), "edge." in problem.get("code", "")
+                if status != (int(said["StatusCode"]), "application/json", True):
+                    yield f"{rule.id} says {said}"
     priorities = [one.get("Priority") for one in world.bridge.of("ElasticLoadBalancingV2::ListenerRule")]
     if len(set(priorities)) != len(priorities):
         yield f"priorities: {priorities}"
@@ -182,11 +214,29 @@ def balancers_send_to_a_port_that_listens(world: World) -> Iterator[str]:
                 yield f"{role}: its target group is for another port"
             elif text(group.get("HealthCheckPort", "traffic-port")) not in {"traffic-port", *listening}:
                 yield f"{role}: nobody listens where its health is asked for"
-        grace_s = int(service.get("HealthCheckGracePeriodSeconds", 0))
-        if several and grace_s < 30:
-            yield f"{role} is judged before it can have started"
-        elif grace_s and not several:
-            yield f"{role}: ECS refuses a grace of {grace_s} s where no load balancer judges"
+        grace_s = service.get("HealthCheckGracePeriodSeconds")
+        if grace_s != GRACE_S[role]:
+            yield f"{role} is judged after {grace_s} s, and not {GRACE_S[role]}"
+
+
+def attributes_of(one: Resource, name: str) -> dict[str, str]:
+    return {key: text(value) for key, value in pairs(one.get(name), "Key").items() if key not in JUDGED}
+
+
+def balancers_are_set_as_the_tables_say(world: World) -> Iterator[str]:
+    """Each attribute that no other rule asks for, and when a target counts as healthy: these and no others."""
+    for one in world.bridge.of("ElasticLoadBalancingV2::LoadBalancer"):
+        found = attributes_of(one, "LoadBalancerAttributes")
+        if found != ATTRIBUTES[balancer(one)]:
+            yield f"{one.id}: {found}, not {ATTRIBUTES[balancer(one)]}"
+    for role in set(world.services) - {"worker"}:
+        group = world.target(role)
+        if (found := attributes_of(group, "TargetGroupAttributes")) != OF_TARGETS[role]:
+            yield f"{group.id}: {found}, not {OF_TARGETS[role]}"
+        names = ("IntervalSeconds", "TimeoutSeconds", "HealthyThresholdCount", "UnhealthyThresholdCount")
+        health = tuple(group.get(f"HealthCheck{name}", group.get(name)) for name in names)
+        if health != HEALTH[role]:
+            yield f"{group.id} is asked {health}, not {HEALTH[role]}"
 
 
 def health_is_whether_a_process_answers(world: World) -> Iterator[str]:
@@ -247,7 +297,8 @@ def balancers_write_their_logs(world: World) -> Iterator[str]:
         ]  # fmt: skip
         if not any("s3:PutObject" in strings(one["Action"]) and where in strings(one["Resource"]) for one in let):
             yield f"{one.id} may not write {where}"
-        if balancer(one) == "network" and not any("s3:GetBucketAcl" in strings(one["Action"]) for one in let):
+        looks = [(one["Action"], one.get("Resource")) for one in let]
+        if balancer(one) == "network" and ("s3:GetBucketAcl", f"<{bucket.id}.Arn>") not in looks:
             yield f"{one.id} may not look at its bucket"
 
 
@@ -282,6 +333,7 @@ def rule_19_certificate_and_names_where_there_is_a_zone(world: World) -> Iterato
             at is None
             or alias.get("HostedZoneId") != f"<{at.id}.CanonicalHostedZoneID>"
             or record.get("HostedZoneId") != zone
+            or text(alias.get("EvaluateTargetHealth")) != "false"  # a name without an answer is no better
         ):
             yield f"{record.id}: {alias}"
     if found != (to if zone else {}):
@@ -295,6 +347,7 @@ RULES = (
     rule_9_headers_reach_ingest_as_they_came,
     rule_9_the_balancer_speaks_https_to_ingest,
     rule_19_certificate_and_names_where_there_is_a_zone,
+    balancers_are_set_as_the_tables_say,
     balancers_have_the_listeners_that_they_can_have,
     balancers_send_to_a_port_that_listens,
     balancers_write_their_logs,

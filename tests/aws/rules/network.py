@@ -104,39 +104,25 @@ def rule_1_groups_let_in_what_the_table_says(world: World) -> Iterator[str]:
 
 
 def rule_1_groups_let_out_what_the_table_says(world: World) -> Iterator[str]:
-    """Load balancers to their targets, data and endpoints nowhere, the others at least to what they need."""
+    """Besides, tasks to AWS and to brokers of others, and the worker to the certificate that it watches."""
     found = flows(world, "Egress")
-    wanted = expected(world)
     for role in world.groups:
         out = {flow for flow in found if flow[0] == role and flow[1] != "nobody"}
-        needed = {flow for flow in wanted if flow[0] == role}
-        if role in {"alb", "nlb", "db", "efs", "endpoints"}:
-            if out != needed:
-                yield f"let out: {in_plain_words(out) or 'nothing'}, not {in_plain_words(needed) or f'{role} nowhere'}"
-            continue
-        if (role, "world", "all") not in out and (lost := needed - out):
-            yield f"not let out: {in_plain_words(lost)}"
-        if lost_ports := [
-            port for port in outside(world, role) if not any(opens(flow[2], port) for flow in out if flow[1] == "world")
-        ]:
-            yield f"{role} is not let out to the world's {lost_ports}"
+        wanted = {flow for flow in expected(world) if flow[0] == role} | outside(world, role)
+        if out != wanted:
+            yield f"let out: {in_plain_words(out) or 'nothing'}, not {in_plain_words(wanted) or f'{role} nowhere'}"
 
 
-def outside(world: World, role: str) -> list[int]:
-    """Ports beyond the VPC that a task must reach: those of AWS and, from the bridge, of brokers that are not ours."""
-    if role == "kafka":
-        return [443]
-    if not world.single:
-        servers = text(world.bridge.parameters["KafkaBootstrapServers"]).split(",")
-        return sorted({443, *(int(one.rpartition(":")[2]) for one in servers)})
-    door = [int(text(world.bridge.parameters["KafkaExternalPort"]))] if role == "worker" else []
-    return [443, *door]  # the worker watches the certificate at the outer door
-
-
-def opens(several: str, port: int) -> bool:
-    """Whether `tcp 1024-65535` contains a port."""
-    low, _, high = several.removeprefix("tcp ").partition("-")
-    return several == "all" or int(low) <= port <= int(high or low)
+def outside(world: World, role: str) -> set[Flow]:
+    """What is beyond the VPC."""
+    if role in {"alb", "nlb", "db", "efs", "endpoints"}:
+        return set()
+    found = {(role, "world", "tcp 443")}
+    if role in {"worker", "admin"} and world.single:  # they share a group
+        found.add((role, "world", f"tcp {world.bridge.parameters['KafkaExternalPort']}"))
+    if role in BRIDGES and not world.single:
+        found.add((role, "world", "tcp 1024-65535"))  # brokers listen where they like
+    return found
 
 
 def rule_1_everything_with_an_address_has_a_group(world: World) -> Iterator[str]:

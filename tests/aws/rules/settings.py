@@ -49,25 +49,28 @@ def every_variable_is_a_setting_that_fits(world: World) -> Iterator[str]:
 
 
 def rule_13_filters_read_what_each_role_writes(world: World) -> Iterator[str]:
-    """Growth is summed, a state is not."""
     writes = {"ingest": SINCE, "worker": NOW}
     groups = {world.container(role)["LogConfiguration"]["Options"]["awslogs-group"]: role for role in writes}
-    summed: dict[str, bool] = {}
     for one in world.bridge.of("Logs::MetricFilter"):
         role = groups.get(one.get("LogGroupName"), "")
         for at in one.get("MetricTransformations"):
             field = str(at["MetricValue"]).removeprefix("$.")
-            summed[at["MetricName"]] = field in SINCE
             if role and field not in writes[role]:
                 yield f"{one.id}: {role} writes no {field}"
             if f"$.{field} = *" not in one.get("FilterPattern"):
                 yield f"{one.id}: lines without {field} fail it, {one.get('FilterPattern')}"
-    for alarm in world.bridge.of("CloudWatch::Alarm", Namespace=world.prefix):
-        if alarm.get("MetricName") in summed and (alarm.get("Statistic") == "Sum") != summed[alarm.get("MetricName")]:
-            yield f"{alarm.id}: {alarm.get('Statistic')} of {alarm.get('MetricName')}"
+
+
+def believed_proxies_are_the_balancers(world: World) -> Iterator[str]:
+    """Who says that a request comes from elsewhere is believed from inside the VPC, where nobody else may knock."""
+    for name, container in world.containers(*BRIDGES):
+        wanted = world.bridge.parameters["VpcCidr"] if name.split("/")[1] in {"ingest", "console"} else None
+        if environment(container).get("KWB_INGEST_TRUSTED_PROXIES") != wanted:
+            yield f"{name} believes {environment(container).get('KWB_INGEST_TRUSTED_PROXIES', 'nobody')}"
 
 
 RULES = (
+    believed_proxies_are_the_balancers,
     every_variable_is_a_setting_that_fits,
     rule_13_filters_read_what_each_role_writes,
 )

@@ -32,6 +32,8 @@ NAMES: dict[str, tuple[str, int, str]] = {
     "AWS::S3::Bucket": ("BucketName", 63, r"[a-z0-9][a-z0-9.-]+[a-z0-9]"),
     "AWS::KMS::Alias": ("AliasName", 256, r"alias/(?!aws/)[\w/-]+"),
 }  # fmt: skip
+# AWS names these by their stack and logical id; a name of a bucket's is the whole world's.
+UNNAMED = {"AWS::S3::Bucket"}
 # One account holds one of these for all its regions.
 GLOBAL = {"AWS::CloudWatch::Dashboard", "AWS::IAM::Role", "AWS::IAM::ManagedPolicy", "AWS::S3::Bucket"}
 # What the words of a security group may be made of; an apostrophe fails the deployment.
@@ -301,6 +303,10 @@ def named(world: World) -> Iterator[tuple[str, str, str]]:
 def names_are_those_of_the_stage_and_fit(world: World) -> Iterator[str]:
     """`$stage-webhooks-*`, and no longer than AWS takes: 32 for load balancers and target groups."""
     seen: dict[tuple[str, str], str] = {}
+    for stack in filter(None, (world.vpc, world.bridge)):
+        for one in stack.resources.values():
+            if one.type in NAMES and one.type not in UNNAMED and one.get(NAMES[one.type][0]) is None:
+                yield f"{one.id} has no name, and pages and rights go by names"
     for kind, name, value in named(world):
         _, longest, shape = NAMES[kind]
         if len(value) > longest:

@@ -147,16 +147,33 @@ def rule_6_the_bridge_logs_in_as_the_cluster_asks(world: World) -> Iterator[str]
             yield f"{role}: {found}"
         theirs_too = parameters["KafkaClientSecretArn"] == CLIENT_SECRET
         here = CLIENT_SECRET if theirs_too else world.bridge.outputs.get("KafkaSecretArn")
-        # Key of the secret → the variable that it is in.
-        keys = {value_from(one)["key"]: name for name, one in hidden.items() if value_from(one)["secret"] == here}
-        login = {"username", "password"} if theirs_too else {"password"}
-        wanted = {"single": login, "plain": login, "scram": login, "mtls": {"cert", "key"}, "iam": set()}[kafka]
-        if not wanted <= keys.keys() or not keys.keys() <= {"username", "password", "ca", "cert", "key"}:
-            yield f"{role}: of Kafka's secret it gets {sorted(keys)}"
-        if "password" in keys and keys["password"] != "KAFKA_PASSWORD":
-            yield f"{role}: Kafka's password is in {keys['password']}"
+        # The variable → the key of the secret that is in it.
+        keys = {name: value_from(one)["key"] for name, one in hidden.items() if value_from(one)["secret"] == here}
+        login = {"KAFKA_PASSWORD": "password"} | ({"KAFKA_USERNAME": "username"} if theirs_too else {})
+        mutual = {"KWB_KAFKA_SSL_CERT": "cert", "KWB_KAFKA_SSL_KEY": "key"}
+        wanted = {"single": login, "plain": login, "scram": login, "mtls": mutual, "iam": {}}[kafka]
+        if keys != wanted | ({"KWB_KAFKA_SSL_CA": "ca"} if theirs_too else {}):
+            yield f"{role}: of Kafka's secret it gets {keys}"
         if kafka in {"mtls", "iam"} and {"KAFKA_PASSWORD", "KAFKA_USERNAME"} & {*given, *hidden}:
             yield f"{role} has a name or a password for a login without one"
+
+
+def containers_are_told_what_the_parameters_say(world: World) -> Iterator[str]:
+    """Under the names that the bridge reads; a default of its own might be another one."""
+    parameters, kafka = world.bridge.parameters, world.scene.kafka
+    own = world.single or (kafka in {"plain", "scram"} and parameters["KafkaClientSecretArn"] != CLIENT_SECRET)
+    for name, container in world.containers(*BRIDGES):
+        told = {"ENVIRONMENT": "Environment", "DOMAIN_NAME": "DomainName"}
+        role = name.split("/")[1]
+        if role != "migrate":
+            told |= {"WEBHOOK_USERNAME": "WebhookUsername", "KAFKA_EXTERNAL_PORT": "KafkaExternalPort"}
+            told |= {"KAFKA_USERNAME": "KafkaUsername"} if own else {}
+            told |= {} if world.single else {"KWB_KAFKA_EXTERNAL_SERVERS": "KafkaBootstrapServers"}
+        if role == "console":
+            told |= {"CONSOLE_USERNAME": "ConsoleUsername"}
+        found = {one: environment(container).get(one) for one in told}
+        if found != {one: parameters[parameter] for one, parameter in told.items()}:
+            yield f"{name} is told {found}"
 
 
 def rule_9_ingest_makes_its_own_certificate(world: World) -> Iterator[str]:
@@ -230,14 +247,17 @@ def containers_hold_little(world: World) -> Iterator[str]:
     """No root, no writable image, and a process that reaps others; nothing that Fargate refuses."""
     refused = {"Devices", "MaxSwap", "Swappiness", "SharedMemorySize", "Tmpfs"}
     for name, container in world.containers():
-        if text(container.get("User", "root")).split(":")[0] in {"root", "0"}:
+        user, readonly = ("1000:1000", "false") if name == "kafka/kafka" else ("10001:10001", "true")
+        if container.get("User") != user:  # its image's; the broker's files are his
             yield f"{name} runs as {container.get('User', 'root')}"
-        if text(container.get("ReadonlyRootFilesystem")) != "true" and name != "kafka/kafka":
-            yield f"{name} may write its image"
+        if text(container.get("ReadonlyRootFilesystem")) != readonly:  # Kafka's start script writes beside its programs
+            yield f"{name} may write its image, or must and may not"
+        if container.get("LinuxParameters", {}).get("Capabilities") != {"Drop": ["ALL"]}:
+            yield f"{name} keeps capabilities: {container.get('LinuxParameters')}"
         linux = container.get("LinuxParameters", {})
         if text(linux.get("InitProcessEnabled")) != "true":
             yield f"{name} has no init process"
-        if linux.keys() & refused or linux.get("Capabilities", {}).get("Add"):
+        if linux.keys() & refused:
             yield f"{name}: Fargate refuses {linux}"
         wrong = {"Privileged", "ExtraHosts", "Links", "Hostname", "DockerSecurityOptions", "DnsServers", "Interactive"}
         if found := wrong & {key for key, one in container.items() if one not in (False, [], "false")}:
@@ -337,12 +357,11 @@ def containers_are_watched(world: World) -> Iterator[str]:
             "kafka_webhook_bridge.health",
         ]:
             yield f"{name}: {check['Command']}"
-        limits = {"Interval": (5, 300, 30), "Timeout": (2, 60, 5), "Retries": (1, 10, 3), "StartPeriod": (0, 300, 0)}
-        for key, (low, high, default) in limits.items():
-            if not low <= int(check.get(key, default)) <= high:
-                yield f"{name}: {key} is {check.get(key)}; ECS takes {low} to {high}"
-        if int(check.get("StartPeriod", 0)) < 30:
-            yield f"{name} is judged before it can have started"
+        found = {key: check.get(key) for key in ("Interval", "Timeout", "Retries")}
+        if found != {"Interval": 15, "Timeout": 5, "Retries": 4 if name.startswith("kafka/") else 3}:
+            yield f"{name} is asked {found}"
+        if not 30 <= int(check.get("StartPeriod", 0)) <= 300:
+            yield f"{name} is judged before it can have started, or later than ECS takes"
 
 
 def secrets_reach_nobody_else(world: World) -> Iterator[str]:
@@ -429,6 +448,7 @@ RULES = (
     rule_11_only_ingest_scales,
     rule_12_the_database_is_verified,
     rule_21_secrets_are_named_by_what_ecs_understands,
+    containers_are_told_what_the_parameters_say,
     containers_are_watched,
     containers_do_one_thing_each,
     containers_hold_little,

@@ -10,10 +10,40 @@ from typing import Any
 from resolver import Resource, strings, text
 from world import World, only
 
+from kafka_webhook_bridge.app.status import SINCE
+
 DAYS = {"dev": 14, "staging": 30, "prod": 90}
 FROM_LINES = ("outbox", "lag", "refused", "risk")
 
-GROWS_BELOW_BYTES = 0.1 * 20 * 2**30  # RDS: a tenth of what is allocated, of a new database
+# What an alarm says besides, which other rules look at.
+BESIDE = {
+    "AlarmName", "AlarmDescription", "Namespace", "MetricName", "Dimensions", "AlarmActions", "OKActions",
+    "ActionsEnabled",
+}  # fmt: skip
+
+
+def red(statistic: str, period_s: int, times: int, limit: str, missing: str) -> dict[str, str]:
+    sign, _, threshold = limit.partition(" ")
+    return {
+        "Statistic": statistic, "Period": str(period_s), "EvaluationPeriods": str(times), "TreatMissingData": missing,
+        "ComparisonOperator": {">": "GreaterThanThreshold", "<": "LessThanThreshold"}[sign], "Threshold": threshold,
+    }  # fmt: skip
+
+
+RED = {
+    "ingest-5xx": red("Sum", 60, 3, "> 10", "notBreaching"),
+    "edge-5xx": red("Sum", 60, 3, "> 10", "notBreaching"),
+    "unhealthy-targets": red("Maximum", 60, 5, "> 0", "breaching"),
+    "no-broker": red("Maximum", 60, 5, "< 1", "breaching"),
+    "outbox": red("Maximum", 60, 10, "> 1000", "breaching"),
+    "archive-lag": red("Maximum", 60, 10, "> 10000", "breaching"),
+    "refused": red("Sum", 300, 1, "> 0", "breaching"),
+    # RDS makes a new database's 20 GiB larger when less than a tenth is free; this is when it did not.
+    "disk": red("Minimum", 300, 2, f"< {3 * 2**29}", "breaching"),
+    "connections": red("Maximum", 60, 5, "> of the stage", "breaching"),
+    "certificate": red("Minimum", 86400, 1, "< 30", "ignore"),
+}
+CONNECTIONS = {"dev": "80", "staging": "160", "prod": "400"}
 
 
 def logs(world: World) -> Iterator[tuple[str, dict[str, str]]]:
@@ -58,8 +88,8 @@ def logs_are_kept_for_a_while(world: World) -> Iterator[str]:
             yield f"{name} writes its log to {at}"
         elif "awslogs-stream-prefix" not in at or at.get("awslogs-region") != "ap-southeast-1":
             yield f"{name}: {at}"
-        elif at.get("mode") == "non-blocking" and "max-buffer-size" not in at:
-            yield f"{name} loses lines beyond the 1 MiB of AWS's default"
+        elif (at.get("mode"), at.get("max-buffer-size")) != ("non-blocking", "25m"):
+            yield f"{name} waits for CloudWatch with every line, or keeps few: {at}"
     for stack in filter(None, (world.vpc, world.bridge)):
         for group in stack.of("Logs::LogGroup"):
             maker = made_by(world, text(group.get("LogGroupName")))
@@ -75,7 +105,7 @@ def rule_13_status_lines_become_metrics(world: World) -> Iterator[str]:
     for one in world.bridge.of("Logs::MetricFilter"):
         if one.get("LogGroupName") not in {groups.get("ingest"), groups.get("worker")}:
             yield f"{one.id} reads {one.get('LogGroupName')}"
-        if not re.search(r'\$\.event\s*=\s*"?status"?', one.get("FilterPattern")):
+        if not re.fullmatch(r'\{ \$\.event = "status" && \$\.[a-z_]+ = \* \}', one.get("FilterPattern")):
             yield f"{one.id} reads other lines: {one.get('FilterPattern')}"
         for at in one.get("MetricTransformations"):
             if at["MetricNamespace"] != world.prefix or not re.fullmatch(r"\$\.[a-z_.]+", text(at["MetricValue"])):
@@ -87,8 +117,7 @@ def rule_13_status_lines_become_metrics(world: World) -> Iterator[str]:
             yield f"no metric of {word}"
 
 
-def rule_13_silence_is_an_alarm(world: World) -> Iterator[str]:
-    """Of what ought to be said every minute; a sum of errors is silent when there are none."""
+def rule_13_alarms_are_on_what_there_is(world: World) -> Iterator[str]:
     own = {
         name
         for namespace, name in ((at[0], at[1]) for one in world.bridge.of("CloudWatch::Alarm") for at in metrics(one))
@@ -96,37 +125,34 @@ def rule_13_silence_is_an_alarm(world: World) -> Iterator[str]:
     }
     if unknown := own - filtered(world).keys():
         yield f"alarms on {sorted(unknown)}, which no filter makes"
-    for one in world.bridge.of("CloudWatch::Alarm"):
-        namespaces = {namespace for namespace, _, _ in metrics(one)}
-        names = {name for _, name, _ in metrics(one)}
-        missing = one.get("TreatMissingData", "missing")
-        if (world.prefix in namespaces or "HealthyHostCount" in names) and missing != "breaching":
-            yield f"{one.id}: nothing said is {missing}"
-        if any("5XX" in name for name in names) and missing != "notBreaching":
-            yield f"{one.id}: without errors it is {missing}"
 
 
-def wanted(world: World) -> dict[str, tuple[str, str]]:
-    """What each alarm of the list is on: word of the metric, and what its dimension names."""
-    alb = f"<{world.alb.id}.LoadBalancerFullName>"
-    database = f"<{world.database.id}>"
+def wanted(world: World) -> dict[str, tuple[str, str, dict[str, str]]]:
+    """What each alarm of the list is on: the metric, and dimensions that name it."""
+    alb = {"LoadBalancer": f"<{world.alb.id}.LoadBalancerFullName>"}
+    database = {"DBInstanceIdentifier": f"<{world.database.id}>"}
+    certificate = {"CertificateArn": world.listener(443).get("Certificates")[0]["CertificateArn"]}
+
+    def target(role: str) -> dict[str, str]:
+        return {"TargetGroup": f"<{world.target(role).id}.TargetGroupFullName>"}
+
     found = {
-        "errors of ingest": ("HTTPCode_Target_5XX_Count", alb),
-        "errors of the load balancer": ("HTTPCode_ELB_5XX_Count", alb),
-        "unhealthy targets": ("UnHealthyHostCount", f"<{world.target('ingest').id}.TargetGroupFullName>"),
-        "disk": ("FreeStorageSpace", database),
-        "connections": ("DatabaseConnections", database),
-        "certificate": ("DaysToExpiry", world.listener(443).get("Certificates")[0]["CertificateArn"]),
+        "errors of ingest": ("AWS/ApplicationELB", "HTTPCode_Target_5XX_Count", alb),
+        "errors of the load balancer": ("AWS/ApplicationELB", "HTTPCode_ELB_5XX_Count", alb),
+        "unhealthy targets": ("AWS/ApplicationELB", "UnHealthyHostCount", target("ingest")),
+        "disk": ("AWS/RDS", "FreeStorageSpace", database),
+        "connections": ("AWS/RDS", "DatabaseConnections", database),
+        "certificate": ("AWS/CertificateManager", "DaysToExpiry", certificate),
     }
     if world.single:
-        found["no broker"] = ("HealthyHostCount", f"<{world.target('kafka').id}.TargetGroupFullName>")
+        found["no broker"] = ("AWS/NetworkELB", "HealthyHostCount", target("kafka"))
     return found
 
 
 def rule_13_each_alarm_is_there(world: World) -> Iterator[str]:
     found = [at for one in world.bridge.of("CloudWatch::Alarm") for at in metrics(one)]
-    for what, (metric, value) in wanted(world).items():
-        if not any(name == metric and value in at.values() for _, name, at in found):
+    for what, (place, metric, value) in wanted(world).items():
+        if not any((space, name) == (place, metric) and value.items() <= at.items() for space, name, at in found):
             yield f"no alarm: {what}, {metric}"
     for word in FROM_LINES[:3]:
         if not any(namespace == world.prefix and word in name.lower() for namespace, name, _ in found):
@@ -149,8 +175,9 @@ def alarms_reach_somebody(world: World) -> Iterator[str]:
     if world.bridge.outputs.get("AlarmTopicArn") != f"<{topic.id}>":
         yield f"AlarmTopicArn is {world.bridge.outputs.get('AlarmTopicArn')}"
     for one in world.bridge.of("CloudWatch::Alarm"):
-        if one.get("AlarmActions") != [f"<{topic.id}>"] or text(one.get("ActionsEnabled", True)) != "true":
-            yield f"{one.id} tells {one.get('AlarmActions')}"
+        told = [one.get("AlarmActions"), one.get("OKActions")]
+        if told != [[f"<{topic.id}>"]] * 2 or text(one.get("ActionsEnabled", True)) != "true":
+            yield f"{one.id} tells {told}"
         if not text(one.get("AlarmDescription", "")):
             yield f"{one.id} does not say what it means"
         if not text(one.get("AlarmName")).startswith(f"{world.prefix}-"):
@@ -167,6 +194,16 @@ def alarms_reach_somebody(world: World) -> Iterator[str]:
         actions = {action for one in let for action in strings(one["Action"])}
         if not {"kms:Decrypt", "kms:GenerateDataKey"} <= {action.removesuffix("*") for action in actions}:
             yield f"CloudWatch may not use the topic's key: {sorted(actions)}"
+    let_in = [
+        one
+        for policy in world.bridge.of("SNS::TopicPolicy")
+        if policy.get("Topics") == [f"<{topic.id}>"]
+        for one in policy.get("PolicyDocument.Statement")
+        if (one["Effect"], one["Action"], one.get("Resource")) == ("Allow", "sns:Publish", f"<{topic.id}>")
+        and one.get("Principal") == {"Service": "cloudwatch.amazonaws.com"}
+    ]
+    if not let_in:
+        yield "CloudWatch may not tell the topic"
     address = world.bridge.parameters["AlarmEmail"]
     found = [
         (one.get("Protocol"), one.get("Endpoint"))
@@ -178,21 +215,24 @@ def alarms_reach_somebody(world: World) -> Iterator[str]:
         yield f"told: {found}"
 
 
-def alarms_look_the_right_way(world: World) -> Iterator[str]:
-    """At a number that is said, over a time that is said; red below where less is worse."""
+def rule_13_alarms_are_red_when_the_table_says(world: World) -> Iterator[str]:
+    """Not a number, a minute or a word else. Silence of what ought to speak every minute is red; growth is summed."""
+    summed = {
+        at["MetricName"]: text(at["MetricValue"]).removeprefix("$.") in SINCE
+        for one in world.bridge.of("Logs::MetricFilter")
+        for at in one.get("MetricTransformations")
+    }
     for one in world.bridge.of("CloudWatch::Alarm"):
-        less_is_worse = one.get("MetricName") in {"HealthyHostCount", "FreeStorageSpace", "DaysToExpiry"}
-        way = {True: "LessThan", False: "GreaterThan"}[less_is_worse]
-        if not text(one.get("ComparisonOperator")).startswith(way):
-            yield f"{one.id}: {one.get('MetricName')} {one.get('ComparisonOperator')}"
-        if lost := [
-            name for name in ("Threshold", "Period", "EvaluationPeriods", "Statistic") if one.get(name) is None
-        ]:
-            yield f"{one.id} has no {', '.join(lost)}"
-        elif int(one.get("Period")) * int(one.get("EvaluationPeriods")) > 86_400:
-            yield f"{one.id} looks at more than a day, which CloudWatch refuses"
-        if one.get("MetricName") == "FreeStorageSpace" and float(one.get("Threshold", 0)) >= GROWS_BELOW_BYTES:
-            yield f"{one.id} is red before the database's storage grows by itself"
+        name = text(one.get("AlarmName")).removeprefix(f"{world.prefix}-")
+        found = {key: text(value) for key, value in one.properties.items() if key not in BESIDE}
+        if name == "connections":
+            wanted = {**RED[name], "Threshold": CONNECTIONS[world.scene.stage]}
+        else:
+            wanted = RED.get(name, {})
+        if found != wanted:
+            yield f"{one.id}: {found}, not {wanted}"
+        if summed.get(text(one.get("MetricName")), found["Statistic"] == "Sum") != (found["Statistic"] == "Sum"):
+            yield f"{one.id}: {found['Statistic']} of {one.get('MetricName')}"
 
 
 def rule_18_only_errors_of_ingest_roll_back(world: World) -> Iterator[str]:
@@ -263,10 +303,10 @@ def the_cluster_is_observed(world: World) -> Iterator[str]:
 
 RULES = (
     rule_13_status_lines_become_metrics,
-    rule_13_silence_is_an_alarm,
+    rule_13_alarms_are_on_what_there_is,
+    rule_13_alarms_are_red_when_the_table_says,
     rule_13_each_alarm_is_there,
     rule_18_only_errors_of_ingest_roll_back,
-    alarms_look_the_right_way,
     alarms_reach_somebody,
     logs_are_kept_for_a_while,
     the_cluster_is_observed,
