@@ -6,6 +6,7 @@ output      progress on a terminal, plain lines elsewhere
 account     who we are on AWS; roles that AWS wants once
 templates   aws/templates as files and in the artifacts bucket
 parameters  which value each parameter of a template gets
+rules       what CloudFormation would refuse of them, told beforehand
 stacks      one stack: its status, what to do about it, its events while it changes
 changes     a change set: what it would do, whether that may be done, doing it
 registry    the shared stack of repositories and artifacts
@@ -16,6 +17,7 @@ contents    bridge.yaml and the sources' secrets in Secrets Manager
 releases    what was deployed when, to go back to it
 tasks       `kwb` in a one-off task: its log, its exit status
 verify      whether what was deployed is what runs, and works from outside
+remains     what a removed stage has left
 costs       about what a month of it costs
 deploy, update, run, destroy   the four commands
 """

@@ -23,12 +23,16 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NoReturn
 
 from deployment.errors import Refused
 
 STAGES = ("dev", "staging", "prod")
+Address = tuple[str, int]
+ADDRESS = re.compile(r"[^\s,=]+:[0-9]{1,5}")
 DOMAIN = re.compile(r"([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z]{2,63}")
+VERIFY_MINUTES, CERTIFICATE_MINUTES = 15.0, 30.0
 TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 RELEASE = re.compile(r"\d{8}T\d{6}Z")
 NEWEST = ""  # --rollback without a name
@@ -52,6 +56,8 @@ class Options:
     allow_replace: frozenset[str] = frozenset()
     update_guard: bool = False
     skip_smoke: bool = False
+    verify_minutes: float = VERIFY_MINUTES
+    certificate_minutes: float = CERTIFICATE_MINUTES
     environ: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -67,12 +73,15 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
     if command == "run" and "--" in rest:
         at = rest.index("--")
         rest, words = rest[:at], tuple(rest[at + 1 :])
-    given = _parser(command).parse_args(rest)
+    given = _parser(command).parse_intermixed_args(rest)
     if command == "run" and not words:
         raise Refused("No command is given.", "./aws/run.sh <subdomain> -- kwb doctor")
     tag = getattr(given, "image_tag", "") or ""
     if tag and not TAG.fullmatch(tag):
         raise Refused(f"{tag!r} cannot be an image's tag.")
+    connect_to(environ)
+    if (ca := environ.get("VERIFY_CA", "")) and not Path(ca).is_file():
+        raise Refused(f"VERIFY_CA={ca} is no file.")
     rollback = getattr(given, "rollback", None)
     if rollback is not None and tag:
         raise Refused("--rollback takes its images from the release: leave the image's tag out.")
@@ -85,7 +94,9 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
         delete_data=getattr(given, "delete_data", False), words=words[1:] if words[:1] == ("kwb",) else words,
         allow_replace=frozenset(filter(None, re.split(r"[,\s]+", environ.get("ALLOW_REPLACE", "")))),
         update_guard=environ.get("UPDATE_GUARD", "") not in ("", "0"),
-        skip_smoke=environ.get("SKIP_SMOKE", "") not in ("", "0"), environ=environ,
+        skip_smoke=environ.get("SKIP_SMOKE", "") not in ("", "0"),
+        verify_minutes=_minutes("VERIFY_MINUTES", VERIFY_MINUTES, environ),
+        certificate_minutes=_minutes("CERTIFICATE_WAIT_MINUTES", CERTIFICATE_MINUTES, environ), environ=environ,
     )  # fmt: skip
 
 
@@ -100,6 +111,7 @@ def _parser(command: str) -> _Parser:
         raise Refused(f"unknown command {command!r}", f"One of {', '.join(about)}.")
     parser = _Parser(
         prog=f"{command}.sh", description=about[command], epilog=_ENVIRONMENT, allow_abbrev=False,
+        usage="run.sh [-h] subdomain -- kwb command …" if command == "run" else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("subdomain", help="the stage's domain, or what stands before $BASE_DOMAIN")
@@ -141,6 +153,33 @@ def _environment(command: str, environ: Mapping[str, str]) -> str:
     if found and found not in STAGES:
         raise Refused(f"ENVIRONMENT={found} is no stage.", f"One of {', '.join(STAGES)}.")
     return found
+
+
+def _minutes(name: str, default: float, environ: Mapping[str, str]) -> float:
+    text = environ.get(name, "")
+    try:
+        found = float(text or default)
+    except ValueError:
+        found = -1.0
+    if not 0 < found < 24 * 60:
+        raise Refused(f"{name}={text} is no number of minutes, as {default:g} is.")
+    return found
+
+
+def connect_to(environ: Mapping[str, str]) -> dict[Address, Address]:
+    """VERIFY_CONNECT_TO: what is asked for, and where that is. Raises Refused."""
+    found = {}
+    for pair in filter(None, environ.get("VERIFY_CONNECT_TO", "").split(",")):
+        asked, _, place = pair.partition("=")
+        if not (ADDRESS.fullmatch(asked.strip()) and ADDRESS.fullmatch(place.strip())):
+            raise Refused(f"VERIFY_CONNECT_TO has {shlex.quote(pair)}.", "name:port=host:port, with commas.")
+        found[_address(asked)] = _address(place)
+    return found
+
+
+def _address(text: str) -> Address:
+    host, _, port = text.strip().rpartition(":")
+    return host, int(port)
 
 
 def variable(parameter: str) -> str:

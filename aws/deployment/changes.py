@@ -7,21 +7,25 @@ that only may do so is a warning.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import botocore.exceptions
 
 from deployment.errors import Failed, Refused
 from deployment.output import Output
 from deployment.parameters import compose
-from deployment.stacks import Stack, pauses
+from deployment.stacks import NEVER_COMPLETE, Stack, new_token, pauses
 from deployment.templates import Template
 
 GUARDED = frozenset(
     {"AWS::RDS::DBInstance", "AWS::EFS::FileSystem", "AWS::ElasticLoadBalancingV2::LoadBalancer"}
 )  # fmt: skip
 CAPABILITIES = ["CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"]
+LOSSES = {"Remove": "would be removed", "Dynamic": "may be replaced or removed, AWS cannot say yet"}
 _EMPTY = ("didn't contain changes", "No updates are to be performed")
 TIMEOUT_S = 600.0
 
@@ -38,17 +42,19 @@ class Change:
 
     @property
     def loses(self) -> bool:
-        """Whether what is guarded goes for sure."""
-        return self.kind in GUARDED and (self.action == "Remove" or self.replacement is True)
+        """Whether what is guarded goes. `Dynamic` is an action that AWS itself does not know yet: it may be any."""
+        return self.kind in GUARDED and (self.action in ("Remove", "Dynamic") or self.replacement is True)
 
 
 def read(resource: dict[str, Any]) -> Change:
     """One ResourceChange of DescribeChangeSet.
 
-    "Conditional" counts as True when a target whose value is known already (Evaluation Static) needs it always.
+    "Conditional" counts as True when a target whose value is known already (Evaluation Static) needs it always. What is
+    changed without a word about replacement may be replaced.
     """
     details = resource.get("Details", [])
-    replacement: bool | None = {"True": True, "Conditional": None}.get(resource.get("Replacement", "False"), False)
+    unsaid = "Conditional" if resource["Action"] in ("Modify", "Dynamic") else "False"
+    replacement: bool | None = {"True": True, "False": False}.get(resource.get("Replacement") or unsaid)
     if replacement is None:
         certain = any(
             detail.get("Evaluation") == "Static" and detail.get("Target", {}).get("RequiresRecreation") == "Always"
@@ -71,7 +77,7 @@ def guard(changes: Sequence[Change], allowed: Collection[str], out: Output) -> N
     if lost:
         names = ",".join(change.logical for change in lost)
         what = "; ".join(
-            f"{change.logical} ({change.kind}) would be {'removed' if change.action == 'Remove' else 'replaced'}"
+            f"{change.logical} ({change.kind}) {LOSSES.get(change.action, 'would be replaced')}"
             + (f" because of {', '.join(change.causes)}" if change.causes else "")
             for change in lost
         )
@@ -96,13 +102,16 @@ class Plan:
 ALARM_MINUTES = 5
 
 
-def apply(stack: Stack, plan: Plan, *, may_make: bool = True, dry_run: bool = False) -> bool:
+def apply(
+    stack: Stack, plan: Plan, *, may_make: bool = True, dry_run: bool = False, begin: Callable[[], str] = new_token
+) -> bool:
     """Bring the stack to the plan; whether anything changed (would change, in a dry run).
 
-    Raises Refused by the guard or by the stack's status, Failed when AWS did not get there.
+    `begin` is called when everything is ready to be carried out, and names the operation. Raises Refused by the guard
+    or by the stack's status, Failed when AWS did not get there.
     """
     new = stack.settle(may_make=may_make, dry_run=dry_run)
-    if dry_run and new and stack.status() != "none":
+    if dry_run and new and stack.status() in NEVER_COMPLETE:
         return True  # what is there would be removed first; the name is taken until then
     name = f"kwb-{secrets.token_hex(6)}"
     client = stack.account.client("cloudformation")
@@ -118,24 +127,28 @@ def apply(stack: Stack, plan: Plan, *, may_make: bool = True, dry_run: bool = Fa
             "MonitoringTimeInMinutes": ALARM_MINUTES,
         }
     elif not new:
-        request["RollbackConfiguration"] = {}  # those of the update before, else
-    made = client.create_change_set(**request)["Id"]
+        request["RollbackConfiguration"] = {"RollbackTriggers": []}  # those of the update before, else
+    answer = client.create_change_set(**request)
+    made, empty = answer["Id"], answer["StackId"] if new else ""
     try:
         found = _described(client, made, stack)
         if found is None:
             stack.out.note(f"{stack.name}: nothing to change.")
+            _forget(stack, made, empty)
             return False
         show(stack, found, new=new)
         if not new:
             guard(found, plan.allow_replace, stack.out)
+        token = "" if dry_run else begin()
     except BaseException:
-        _forget(stack, made, new=new)
+        with contextlib.suppress(botocore.exceptions.ClientError):  # AWS keeps one that it still works at
+            _forget(stack, made, empty)
         raise
     if dry_run:
-        _forget(stack, made, new=new)
+        _forget(stack, made, empty)
         return True
     what = f"{'Making' if new else 'Updating'} {stack.name}"
-    status = stack.execute(made, what, total=len(found) + 1)
+    status = stack.execute(made, what, len(found) + 1, token)
     if status not in ("CREATE_COMPLETE", "UPDATE_COMPLETE"):
         if status == "UPDATE_ROLLBACK_COMPLETE":
             raise Failed(f"{stack.name} was not updated: AWS took it back, and what ran before runs on.")
@@ -147,17 +160,22 @@ def apply(stack: Stack, plan: Plan, *, may_make: bool = True, dry_run: bool = Fa
 
 
 def _described(client: Any, made: str, stack: Stack) -> list[Change] | None:
-    """What it would do; None when nothing."""
+    """What it would do; None when nothing. Raises Failed when AWS does not say, in time or at all."""
     with stack.out.progress(f"Comparing {stack.name}"):
         for _ in pauses(TIMEOUT_S):
             found = client.describe_change_set(ChangeSetName=made)
             if found["Status"] not in ("CREATE_PENDING", "CREATE_IN_PROGRESS"):
                 break
-    if found["Status"] == "FAILED":
-        if any(text in found.get("StatusReason", "") for text in _EMPTY):
-            _forget(stack, made, new=False)
+        else:
+            raise Failed(
+                f"After {TIMEOUT_S:g} s AWS has not compared {stack.name} yet: nothing was changed.",
+                "Run this command again.",
+            )
+    if found["Status"] != "CREATE_COMPLETE":
+        reason = found.get("StatusReason", "")
+        if found["Status"] == "FAILED" and any(text in reason for text in _EMPTY):
             return None
-        raise Failed(f"{stack.name}: {found.get('StatusReason', 'the change set failed')}")
+        raise Failed(f"{stack.name}: {reason or 'the change set is ' + found['Status']}")
     rows = list(found["Changes"])
     while token := found.get("NextToken"):
         found = client.describe_change_set(ChangeSetName=made, NextToken=token)
@@ -184,9 +202,15 @@ def show(stack: Stack, changes: Sequence[Change], *, new: bool) -> None:
     )
 
 
-def _forget(stack: Stack, made: str, *, new: bool) -> None:
-    """A change set that is not carried out, and the empty stack that it stands for."""
+def _forget(stack: Stack, made: str, empty: str) -> None:
+    """A change set that is not carried out; `empty` is the id of the stack that it was to make, which goes with it.
+
+    Not when somebody else has a change set there, or has begun to make it.
+    """
     client = stack.account.client("cloudformation")
     client.delete_change_set(ChangeSetName=made)
-    if new and stack.status() == "REVIEW_IN_PROGRESS":
-        client.delete_stack(StackName=stack.name)
+    if not empty:
+        return
+    others = [row for row in client.list_change_sets(StackName=empty)["Summaries"] if row["ChangeSetId"] != made]
+    if not others and (stack.describe(empty) or {}).get("StackStatus") == "REVIEW_IN_PROGRESS":
+        client.delete_stack(StackName=empty)

@@ -50,6 +50,14 @@ class Configuration:
         return ""
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The texts of both secrets, as they were checked together."""
+
+    configuration: str
+    sources: str
+
+
 def load(stage: str) -> Configuration:
     """Raises Refused when there is none or it is too large."""
     path = AWS / "config" / f"{stage}.yaml"
@@ -99,9 +107,11 @@ def check(configuration: Configuration, secrets: Mapping[str, str]) -> None:
         "WEBHOOK_USERNAME": "webhook", "WEBHOOK_PASSWORD": "unknown-here",
         "DATABASE_URL": "postgresql://bridge:unknown-here@database.invalid/bridge", **secrets,
     }  # fmt: skip
-    *_, problems = check_configuration(environ, bridge_config=str(configuration.path))
+    # The text, as tasks get it, and not the file, which somebody may be writing to.
+    *_, problems = check_configuration(environ, bridge_config=configuration.text)
     if problems:
-        raise Refused(f"{shown} is wrong:\n" + "\n".join(map(str, problems)), "See `kwb config check`.")
+        said = "\n".join(map(str, problems)).replace("KWB_CONFIG", str(shown))
+        raise Refused(f"{shown} is wrong:\n{said}", "See `kwb config check`.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,18 +136,22 @@ class Secret:
             raise
         return found
 
-    def put(self, text: str, deployed: str) -> str:
-        """The version that has this content: the deployed one, the current one, or a new one.
+    def version_of(self, text: str, deployed: str) -> str:
+        """The version that has this content, the deployed or the current one; empty when neither has.
 
         `deployed` is empty until the stack was told a version: what its tasks read then is not known, so one is named.
         """
         if deployed and self.value(deployed) == text:
             return deployed
-        if self.value() == text:
-            found = self._client.get_secret_value(SecretId=self.arn, VersionStage=_CURRENT)
-            if not any(label.startswith(_LABEL) for label in found["VersionStages"]):
-                self._keep(found["VersionId"])
-            return str(found["VersionId"])
+        found = self._client.get_secret_value(SecretId=self.arn, VersionStage=_CURRENT)
+        return str(found["VersionId"]) if found["SecretString"] == text else ""
+
+    def put(self, text: str, deployed: str) -> str:
+        """The version that has this content: one that is there, or a new one."""
+        if found := self.version_of(text, deployed):
+            if found != deployed and not any(label.startswith(_LABEL) for label in self._labels(found)):
+                self._keep(found)
+            return found
         self._forget_oldest(deployed)
         made: str = self._client.put_secret_value(SecretId=self.arn, SecretString=text)["VersionId"]
         self._keep(made)
@@ -147,20 +161,27 @@ class Secret:
         label = f"{_LABEL}{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         self._client.update_secret_version_stage(SecretId=self.arn, VersionStage=label, MoveToVersionId=version)
 
+    def _versions(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self._client.list_secret_version_ids(SecretId=self.arn, MaxResults=100)[
+            "Versions"
+        ]
+        return found
+
+    def _labels(self, version: str) -> list[str]:
+        return [label for row in self._versions() if row["VersionId"] == version for label in row["VersionStages"]]
+
     def _forget_oldest(self, deployed: str) -> None:
         """Make room for a label; the deployed version keeps its own."""
-        found = self._client.list_secret_version_ids(SecretId=self.arn, MaxResults=100)["Versions"]
-        rows = [row for row in found if row["VersionId"] != deployed]
+        rows = [row for row in self._versions() if row["VersionId"] != deployed]
         labels = sorted((label, row["VersionId"]) for row in rows for label in row["VersionStages"])
         ours = [(label, version) for label, version in labels if label.startswith(_LABEL)]
         for label, version in ours[: max(0, len(ours) - VERSIONS_KEPT + 2)]:
             self._client.update_secret_version_stage(SecretId=self.arn, VersionStage=label, RemoveFromVersionId=version)
 
 
-def sources_text(known: str | None, new: Mapping[str, str]) -> str:
-    """The sources' secret with these put into it. What is there stays: an older release may ask for it."""
-    before = json.loads(known or "{}")
-    return json.dumps({**before, **new}, sort_keys=True) if new or before else "{}"
+def sources_text(sources: Mapping[str, str]) -> str:
+    """The sources' secret. Names stay in it for ever: an older release may ask for them."""
+    return json.dumps(sources, sort_keys=True)
 
 
 def known_sources(known: str | None) -> dict[str, str]:

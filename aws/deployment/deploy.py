@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from deployment import contents, names, network, registry
+from deployment import contents, names, network, registry, releases
 from deployment.account import Account, make_missing_roles
 from deployment.arguments import Options
 from deployment.output import Output
@@ -24,8 +24,12 @@ def deploy(options: Options, account: Account, out: Output) -> None:
         out.note(f"from the environment: {shown(rollout.template, wanted)}")
     rollout.check_wanted(wanted)
     configuration = contents.load(stage.name)
-    rollout.check_configuration(configuration)
+    checked = rollout.check_configuration(configuration)
     own_network = _own_network(stage, rollout, wanted)
+    if own_network:
+        network.check(account, out, stage.name, options.environ)
+    if zone := wanted.get("HostedZoneId"):
+        names.check_zone(account, zone, stage.domain)
     if not options.dry_run and (made := make_missing_roles(account)):
         out.note(f"made the account's roles for {', '.join(made)}")
     bucket = registry.ensure(account, out, dry_run=options.dry_run)
@@ -43,16 +47,18 @@ def deploy(options: Options, account: Account, out: Output) -> None:
             return
         wanted |= told
     wanted |= _names(stage, rollout, wanted, out)
-    alarms = () if new else rollout.alarms()
-    if not new:
-        wanted |= _configuration(rollout, configuration)
-    changed = rollout.apply(rollout.plan(bucket, wanted, alarms), may_make=True)
+    if new:
+        rollout.make(rollout.plan(bucket, wanted))
+    else:
+        rollout.history = releases.history(bucket, stage.stack)
+        alarms = rollout.alarms()
+        rollout.apply(bucket, rollout.plan(bucket, wanted | rollout.put_configuration(checked), alarms))
     if options.dry_run:
         out.say("dry run: nothing was changed")
         return
     if new:
-        changed = _first_configuration(rollout, bucket, wanted, configuration) or changed
-    rollout.finish(bucket, changed=changed, smoke_source=configuration.smoke_source)
+        rollout = _configured(rollout, bucket, wanted, checked)
+    rollout.finish(bucket, configuration.smoke_source)
 
 
 def _own_network(stage: Stage, rollout: Rollout, wanted: Mapping[str, str]) -> bool:
@@ -77,25 +83,17 @@ def _names(stage: Stage, rollout: Rollout, wanted: Mapping[str, str], out: Outpu
     if rollout.options.dry_run:
         out.note("a certificate would be asked for first, and the records that prove the domain be shown")
         return {"CertificateArn": f"arn:aws:acm:{stage.account.region}:{stage.account.number}:certificate/not-yet"}
-    minutes = float(rollout.options.environ.get("CERTIFICATE_WAIT_MINUTES") or names.WAIT_MINUTES)
-    return {
-        "CertificateArn": names.certificate(
-            stage.account, stage.domain, stage.stack.name, out, wait_minutes=minutes
-        )
-    }  # fmt: skip
+    minutes = rollout.options.certificate_minutes
+    arn = names.certificate(stage.account, stage.domain, stage.stack.name, out, wait_minutes=minutes)
+    return {"CertificateArn": arn}
 
 
-def _configuration(rollout: Rollout, configuration: contents.Configuration) -> dict[str, str]:
-    return {} if rollout.options.dry_run else rollout.put_configuration(configuration)
-
-
-def _first_configuration(
-    rollout: Rollout, bucket: Bucket, wanted: Mapping[str, str], configuration: contents.Configuration
-) -> bool:
+def _configured(rollout: Rollout, bucket: Bucket, wanted: Mapping[str, str], checked: contents.Contents) -> Rollout:
     """The stack has made the secrets: fill them, and tell it so. Still part of its creation, so without alarms."""
-    versions = rollout.put_configuration(configuration)
+    versions = rollout.put_configuration(checked)
     second = Rollout(rollout.stage, rollout.options, rollout.template, rollout.stage.stack.parameters())
-    return second.apply(second.plan(bucket, {**wanted, **versions}))
+    second.apply(bucket, second.plan(bucket, {**wanted, **versions}))
+    return second
 
 
 def _no_further(out: Output, what: str) -> None:

@@ -2,64 +2,48 @@
 
 Data stay unless told otherwise: the database as a snapshot, and what the template retains. What stays is listed with
 about what it costs. The registry is every stage's and stays in any case, as does a certificate that the stack did not
-make.
+make. It may be interrupted and run again at any point, even when the stack has gone: what that has left is known by
+CloudFormation.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import botocore.exceptions
 
-from deployment import costs, names
+from deployment import remains
 from deployment.account import Account, code
 from deployment.arguments import Options
-from deployment.errors import Refused
+from deployment.errors import Failed, Refused
 from deployment.output import Output
-from deployment.rollout import LOG_DAYS, limit_logs
+from deployment.remains import Left
+from deployment.rollout import limit_logs
+from deployment.stacks import Stack
 from deployment.stage import Stage, find
 
 FIXED_SECRETS = ("kafka", "webhook", "database", "console")
-_GB = 1e9
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """Something that stays: `month` in dollars, or None where nobody knows."""
-
-    what: str
-    month: float | None
 
 
 def destroy(options: Options, account: Account, out: Output) -> None:
     """Raises Stop with its exit status."""
-    stage = find(options, account, out)
-    if stage.stack.status() == "none" and stage.network.status() == "none":
+    stage = find(options, account, out, removed=True)
+    there, network = stage.stack.describe(), stage.network.describe()
+    stack_id = str(there["StackId"]) if there else stage.stack.removed()
+    if not there and not network and not remains.find(stage.stack, stack_id):
         raise Refused(f"There is no stack {stage.stack.name} in {account.region}.")
+    if not stack_id:
+        out.warn(f"Which domain {stage.network.name} is for is not known: it never had a {stage.stack.name}.")
     _agree(stage, options)
-    kept: list[dict[str, Any]] = []
-    outputs = stage.stack.outputs()
-    parameters = stage.stack.parameters()
-    databases: list[str] = []
-    groups: list[str] = []
-    earlier: set[str] = set()
-    if stage.stack.status() != "none":
-        groups = limit_logs(stage, outputs)
-        databases = list(_databases(stage))
-        earlier = {row["DBSnapshotIdentifier"] for row in _snapshots(account, databases)}
-        stage.stack.unprotect()
-        stack_id = stage.stack.delete()
-        kept = stage.stack.kept(stack_id)
+    if there:
+        _remove(stage.stack, stack_id, stage)
     _remove_fixed_secrets(stage)
+    left = remains.find(stage.stack, stack_id)
     if options.delete_data:
-        _delete_data(stage, kept, databases, groups, earlier)
-        kept, groups = [], []
-    if stage.network.status() != "none":
-        stage.network.delete()
-    _tell(stage, list(_left(stage, kept, databases, groups, parameters)))
+        left = remains.remove(account, left, out)
+    if network:
+        _remove(stage.network, str(network["StackId"]))
+    _tell(stage, left)
 
 
 def _agree(stage: Stage, options: Options) -> None:
@@ -73,17 +57,17 @@ def _agree(stage: Stage, options: Options) -> None:
         raise Refused("Nothing was removed.")
 
 
-# ── before ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _databases(stage: Stage) -> Iterator[str]:
-    """Of a stack that was never complete, too: its rollback may have left one, or a snapshot."""
-    for row in stage.stack.resources():
-        if row["ResourceType"] == "AWS::RDS::DBInstance" and row.get("PhysicalResourceId"):
-            yield row["PhysicalResourceId"]
-
-
-# ── after ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+def _remove(stack: Stack, stack_id: str, stage: Stage | None = None) -> None:
+    """The stack of that id, when whatever is under way there is over. `stage`: it is that one's, and protected."""
+    found = stack.at_rest()
+    if found is None:
+        return  # it was being removed
+    if found["StackId"] != stack_id:
+        raise Failed(f"Somebody has made {stack.name} anew meanwhile; that one was not touched.")
+    if stage:
+        limit_logs(stage)
+        stack.unprotect(stack_id)
+    stack.delete(stack_id)
 
 
 def _remove_fixed_secrets(stage: Stage) -> None:
@@ -107,81 +91,6 @@ def _forget_secret(client: Any, name: str) -> None:
     except botocore.exceptions.ClientError as error:
         if code(error) != "ResourceNotFoundException":
             raise
-
-
-def _delete_data(
-    stage: Stage, kept: list[dict[str, Any]], databases: list[str], groups: list[str], earlier: set[str]
-) -> None:
-    """What this deletion has left; snapshots that were there before it are somebody's own."""
-    account = stage.account
-    for row in kept:
-        kind, physical = row["ResourceType"], row["PhysicalResourceId"]
-        stage.out.note(f"  removing {row['LogicalResourceId']} ({kind}) {physical}")
-        if kind == "AWS::EFS::FileSystem":
-            account.client("efs").delete_file_system(FileSystemId=physical)
-        elif kind == "AWS::SecretsManager::Secret":
-            _forget_secret(account.client("secretsmanager"), physical)
-        elif kind == "AWS::S3::Bucket":
-            _empty(account, physical)
-            account.client("s3").delete_bucket(Bucket=physical)
-        elif kind == "AWS::Logs::LogGroup":
-            account.client("logs").delete_log_group(logGroupName=physical)
-        else:
-            stage.out.warn(f"{row['LogicalResourceId']} ({kind}) {physical} stays: remove it by hand.")
-    for name in sorted({row["DBSnapshotIdentifier"] for row in _snapshots(account, databases)} - earlier):
-        stage.out.note(f"  removing the snapshot {name}")
-        account.client("rds").delete_db_snapshot(DBSnapshotIdentifier=name)
-    for name in groups:
-        with contextlib.suppress(botocore.exceptions.ClientError):
-            account.client("logs").delete_log_group(logGroupName=name)
-
-
-def _empty(account: Account, bucket: str) -> None:
-    """Every version of every object."""
-    client = account.client("s3")
-    for page in client.get_paginator("list_object_versions").paginate(Bucket=bucket):
-        rows = [*page.get("Versions", []), *page.get("DeleteMarkers", [])]
-        if rows:
-            objects = [{"Key": row["Key"], "VersionId": row["VersionId"]} for row in rows]
-            client.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
-
-
-def _snapshots(account: Account, databases: list[str]) -> list[dict[str, Any]]:
-    client = account.client("rds")
-    found: list[dict[str, Any]] = []
-    for name in databases:
-        pages = client.get_paginator("describe_db_snapshots").paginate(DBInstanceIdentifier=name, SnapshotType="manual")
-        found += [row for page in pages for row in page["DBSnapshots"]]
-    return found
-
-
-# ── what stays ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _left(
-    stage: Stage, kept: list[dict[str, Any]], databases: list[str], groups: list[str], parameters: Mapping[str, str]
-) -> Iterator[Left]:
-    account = stage.account
-    for snapshot in _snapshots(account, databases):
-        size = float(snapshot.get("AllocatedStorage") or 0)
-        yield Left(f"snapshot {snapshot['DBSnapshotIdentifier']}: {size:g} GB at most", size * costs.SNAPSHOT_GB_MONTH)
-    for row in kept:
-        kind, physical = row["ResourceType"], row["PhysicalResourceId"]
-        if kind == "AWS::EFS::FileSystem":
-            found = account.client("efs").describe_file_systems(FileSystemId=physical)["FileSystems"][0]
-            size = float(found["SizeInBytes"]["Value"]) / _GB
-            yield Left(f"file system {physical}: {size:.1f} GB", size * costs.EFS_GB_MONTH)
-        elif kind == "AWS::SecretsManager::Secret":
-            yield Left(f"secret {physical}", costs.SECRET_MONTH)
-        else:
-            yield Left(f"{row['LogicalResourceId']} ({kind}) {physical}", None)
-    for name in groups:
-        if account.client("logs").describe_log_groups(logGroupNamePrefix=name)["logGroups"]:
-            yield Left(f"log group {name}, until its lines are {LOG_DAYS} days old", None)
-    arn = parameters.get("CertificateArn", "")
-    if arn:
-        whose = "asked for by deploy.sh; it serves the next time" if names.made_by_us(account, arn) else "yours"
-        yield Left(f"certificate {arn} ({whose})", 0.0)
 
 
 def _tell(stage: Stage, left: list[Left]) -> None:

@@ -15,27 +15,63 @@ from typing import Any
 import botocore.exceptions
 
 from deployment.account import Account
+from deployment.arguments import CERTIFICATE_MINUTES
 from deployment.errors import Failed, Refused
 from deployment.output import Output
 from deployment.stacks import pauses
 
 HOSTS = ("webhooks", "kafka", "console")
 TAG = "kafka-webhook-bridge"  # as on everything that the templates make
-WAIT_MINUTES = 30.0
 _PENDING = "PENDING_VALIDATION"
 
 
 def zone_of(account: Account, domain: str) -> str:
-    """Id of the public hosted zone that is nearest to the domain; empty when the account has none."""
-    client = account.client("route53")
+    """Id of the public hosted zone that is nearest to the domain; empty when the account has none.
+
+    Raises Refused when several have that name: the world asks one of them, and only its owner knows which.
+    """
     labels = domain.split(".")
     for start in range(len(labels) - 1):
-        name = ".".join(labels[start:]) + "."
-        rows = client.list_hosted_zones_by_name(DNSName=name, MaxItems="10")["HostedZones"]
-        for row in rows:
-            if row["Name"] == name and not row.get("Config", {}).get("PrivateZone"):
-                return str(row["Id"]).rpartition("/")[2]
+        found = _public_zones(account, ".".join(labels[start:]) + ".")
+        if len(found) > 1:
+            raise Refused(
+                f"There are {len(found)} public zones {'.'.join(labels[start:])}: {', '.join(found)}.",
+                "HOSTED_ZONE_ID=… names the one whose name servers the registrar has.",
+            )
+        if found:
+            return found[0]
     return ""
+
+
+def _public_zones(account: Account, name: str) -> list[str]:
+    """Ids of those with that name. Private ones may have it, too, and as many as one likes."""
+    client = account.client("route53")
+    found: list[str] = []
+    more: dict[str, str] = {"DNSName": name}
+    while True:
+        answer = client.list_hosted_zones_by_name(**more)
+        rows = [row for row in answer["HostedZones"] if row["Name"] == name]
+        found += [_short(row["Id"]) for row in rows if not row.get("Config", {}).get("PrivateZone")]
+        if not answer["IsTruncated"] or answer.get("NextDNSName") != name:  # sorted by name
+            return found
+        more = {"DNSName": name, "HostedZoneId": answer["NextHostedZoneId"]}
+
+
+def check_zone(account: Account, zone: str, domain: str) -> None:
+    """Raises Refused unless the zone is there, public, and holds the domain."""
+    try:
+        found = account.client("route53").get_hosted_zone(Id=zone)["HostedZone"]
+    except botocore.exceptions.ClientError as error:
+        raise Refused(f"HOSTED_ZONE_ID={zone}: {error.response['Error']['Message']}") from None
+    name = found["Name"].rstrip(".")
+    if found.get("Config", {}).get("PrivateZone"):
+        raise Refused(f"HOSTED_ZONE_ID={zone}: {name} is private, and nobody outside would find the names.")
+    if domain != name and not domain.endswith(f".{name}"):
+        raise Refused(f"HOSTED_ZONE_ID={zone} is {name}, which does not hold {domain}.")
+
+
+def _short(zone: str) -> str:
+    return str(zone).rpartition("/")[2]
 
 
 # ── certificate ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -65,7 +101,9 @@ def _hosts(domain: str) -> list[str]:
     return [f"{host}.{domain}" for host in HOSTS]
 
 
-def certificate(account: Account, domain: str, stack: str, out: Output, *, wait_minutes: float = WAIT_MINUTES) -> str:
+def certificate(
+    account: Account, domain: str, stack: str, out: Output, *, wait_minutes: float = CERTIFICATE_MINUTES
+) -> str:
     """ARN of an issued certificate of ours, asked for when there is none, waited for when it is not proved yet.
 
     Raises Refused when it is still not issued after `wait_minutes`: the next run goes on from there.
@@ -113,6 +151,10 @@ def _ours(account: Account, domain: str, stack: str) -> str:
         if {"Key": TAG, "Value": stack} in tags:
             return str(row["CertificateArn"])
     return ""
+
+
+def is_there(account: Account, arn: str) -> bool:
+    return _describe(account, arn) is not None
 
 
 def made_by_us(account: Account, arn: str) -> bool:

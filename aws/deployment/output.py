@@ -51,13 +51,23 @@ class Output:
             self._err.print(Text(safe(f"hint: {hint}"), "cyan"))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-        """A result of several columns; plain and aligned where nobody looks at a terminal."""
+        """A result of several columns; plain and aligned where nobody looks at a terminal.
+
+        On a terminal that is too narrow it is written row by row: what is broken into lines cannot be copied.
+        """
         found = [[safe(cell) for cell in row] for row in rows]
+        widths = [max(len(row[i]) for row in [list(columns), *found]) for i in range(len(columns))]
         if not self._out.is_terminal:
-            widths = [max(len(row[i]) for row in [list(columns), *found]) for i in range(len(columns))]
             for row in [list(columns), *found]:
                 cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
                 self._out.print(Text("  ".join(cells).rstrip()))
+            return
+        if sum(widths) + 2 * len(widths) > self._out.width:
+            for first, *more in found:
+                self._out.print(Text(first, "bold"))
+                for column, cell in zip(columns[1:], more, strict=True):
+                    if cell:
+                        self._out.print(Text(f"  {column}: {cell}"))
             return
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for column in columns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deployment import rules
 from deployment.arguments import variable
 from deployment.errors import Refused
 from deployment.output import Output
@@ -14,6 +15,8 @@ from deployment.templates import Template
 OWN = frozenset(
     {"Environment", "DomainName", "BridgeImage", "KafkaImage", "GuardImage", "ConfigVersion", "SourcesVersion"}
 )
+# Decided on the way, where nobody gives them.
+LATER = OWN | {"HostedZoneId", "CertificateArn", "VpcId", "VpcCidr", "PublicSubnetIds", "PrivateSubnetIds"}
 ONLY_AT_CREATION = "DatabaseSnapshotId"
 # The shells of people who also work with Kafka have some of these; in a stack that is there they would rewrite secrets
 # that running tasks have read, and another user name would make another password.
@@ -60,6 +63,32 @@ def check_single(wanted: Mapping[str, str], kafka_mode: str) -> None:
             "The environment has KAFKA_BOOTSTRAP_SERVERS, and KafkaMode single runs a broker of its own.",
             "unset KAFKA_BOOTSTRAP_SERVERS, or KAFKA_MODE=external for that cluster.",
         )
+
+
+def check_values(template: Template, deployed: Mapping[str, str] | None, wanted: Mapping[str, str]) -> None:
+    """Raises Refused with everything that CloudFormation would not take of what is known by now."""
+    there = deployed or {}
+    unknown = {name for name in template.secret_parameters if name in there} | (LATER - set(there)) | OWN
+    known = {
+        name: value for name, value in expected(template, deployed, wanted).items()
+        if name in wanted or name not in unknown
+    }  # fmt: skip
+    problems = [*rules.unfit(template, wanted, OWN), *rules.broken(template, known)]
+    if problems:
+        raise Refused("\n".join(problems), "aws/README.md#parameters")
+
+
+def expected(template: Template, deployed: Mapping[str, str] | None, wanted: Mapping[str, str]) -> dict[str, str]:
+    """What every parameter will be, by `compose`; those without any value are left out."""
+    found = {}
+    for name, row in template.parameters.items():
+        if name in wanted:
+            found[name] = wanted[name]
+        elif deployed is not None and name in deployed:
+            found[name] = deployed[name]
+        elif "Default" in row:
+            found[name] = str(row["Default"])
+    return found
 
 
 def compose(template: Template, deployed: Mapping[str, str] | None, wanted: Mapping[str, str]) -> list[dict[str, Any]]:

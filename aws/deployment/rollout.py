@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,25 +13,35 @@ import botocore.exceptions
 from deployment import contents, costs, images, names, releases, verify
 from deployment.arguments import Options
 from deployment.changes import Plan, apply
-from deployment.contents import Configuration, Secret
-from deployment.errors import Refused, Unverified
-from deployment.parameters import check_credentials, check_single
+from deployment.contents import Configuration, Contents, Secret
+from deployment.errors import Failed, Refused, Unverified
+from deployment.parameters import check_credentials, check_single, check_values, expected
+from deployment.releases import History, Release
+from deployment.remains import groups_of_aws
 from deployment.stage import Stage
 from deployment.tasks import Admin
 from deployment.templates import AWS, ROOT, Bucket, Template
 
 LOG_DAYS = 90
+# In the place of a version that a dry run does not make; the parameters' pattern takes it.
+NOT_YET = "00000000-0000-0000-0000-000000000000"
+VERSIONS = ("ConfigVersion", "SourcesVersion")
 SHOWN = ("WebhookUrl", "KafkaBootstrapServers", "ConsoleUrl", "DashboardUrl")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Rollout:
-    """One run of deploy or update, past its preconditions. `deployed` are the stack's parameters; None: it is made."""
+    """One run of deploy or update, past its preconditions. `deployed` are the stack's parameters; None: it is made.
+
+    `history` is what was deployed before, where anything was; `release` what this run deploys, once it has begun.
+    """
 
     stage: Stage
     options: Options
     template: Template
     deployed: Mapping[str, str] | None
+    history: History | None = None
+    release: Release | None = None
 
     def value(self, name: str, wanted: Mapping[str, str]) -> str:
         """What a parameter will be."""
@@ -44,6 +55,8 @@ class Rollout:
         """What the environment gives, before anything is made. Raises Refused."""
         check_credentials(wanted, self.deployed, self.stage.out)
         check_single(wanted, self.value("KafkaMode", wanted))
+        wanted = {**wanted, "Environment": self.stage.name, "DomainName": self.stage.domain}
+        check_values(self.template, self.deployed, wanted)
 
     # ── images ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -88,30 +101,40 @@ class Rollout:
         account = self.stage.account
         return Secret(account, outputs["ConfigSecretArn"]), Secret(account, outputs["SourcesSecretArn"])
 
-    def check_configuration(self, configuration: Configuration) -> None:
-        """Raises Refused when bridge.yaml could not serve, or could not be verified afterwards."""
-        there = self.secrets()
-        known = contents.known_sources(there[1].value()) if there else {}
-        contents.check(configuration, {**known, **contents.given(configuration, self.options.environ)})
+    def check_configuration(self, configuration: Configuration) -> Contents:
+        """What is to be put into the secrets, the sources' as checked with that very configuration.
+
+        What runs keeps its values; a name that only an attempt before has put there is taken from there. Raises Refused
+        when it could not serve, or could not be verified afterwards.
+        """
+        known: dict[str, str] = {}
+        if there := self.secrets():
+            deployed = (self.deployed or {}).get("SourcesVersion", "")
+            known = contents.known_sources(there[1].value())
+            known |= contents.known_sources(there[1].value(deployed) if deployed else None)
+        sources = {**known, **contents.given(configuration, self.options.environ)}
+        contents.check(configuration, sources)
         if not configuration.smoke_source and not self.options.skip_smoke:
             raise Refused(
                 f"{configuration.path.relative_to(ROOT)} has no source with the topic {contents.SMOKE_TOPIC}, "
                 "to which the verification sends.",
                 f"`kwb-smoke: {{topic: {contents.SMOKE_TOPIC}}}` under sources, or SKIP_SMOKE=1.",
             )
+        return Contents(configuration.text, contents.sources_text(sources))
 
-    def put_configuration(self, configuration: Configuration) -> dict[str, str]:
-        """Put bridge.yaml and the sources' secrets where tasks read them; the versions as parameters."""
+    def put_configuration(self, checked: Contents) -> dict[str, str]:
+        """Put what was checked where tasks read it; the versions as parameters. A dry run puts nothing there."""
         there = self.secrets()
         assert there is not None
-        config, sources = there
         deployed = self.stage.stack.parameters()
-        known = sources.value(deployed.get("SourcesVersion", "")) or sources.value()
-        text = contents.sources_text(known, contents.given(configuration, self.options.environ))
-        return {
-            "ConfigVersion": config.put(configuration.text, deployed.get("ConfigVersion", "")),
-            "SourcesVersion": sources.put(text, deployed.get("SourcesVersion", "")),
-        }
+        found = {}
+        for parameter, secret, text in zip(VERSIONS, there, (checked.configuration, checked.sources), strict=True):
+            before = deployed.get(parameter, "")
+            if self.options.dry_run:
+                found[parameter] = secret.version_of(text, before) or NOT_YET
+            else:
+                found[parameter] = secret.put(text, before)
+        return found
 
     # ── the stack ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -137,36 +160,69 @@ class Rollout:
             )
         return tuple(row["AlarmArn"] for row in found)
 
-    def apply(self, plan: Plan, *, may_make: bool = False) -> bool:
-        return apply(self.stage.stack, plan, may_make=may_make, dry_run=self.options.dry_run)
+    def apply(self, bucket: Bucket, plan: Plan, *, of: str = "") -> bool:
+        """Make it so, as a release; whether anything changed (would change, in a dry run). `of`: as Release has it."""
+        stack = self.stage.stack
+
+        def begin() -> str:
+            if self.history and self.history.unfinished:
+                releases.finish(bucket, self.history.unfinished, None)
+            parameters = expected(self.template, self.deployed, plan.wanted)
+            self.release = releases.begin(
+                bucket, stack.name, self.template, parameters, by=self.stage.account.who, of=of
+            )
+            return self.release.token
+
+        try:
+            changed = apply(stack, plan, may_make=False, dry_run=self.options.dry_run, begin=begin)
+        except Failed:
+            if self.release:
+                releases.taken_back(bucket, self.release)
+            raise
+        return changed
+
+    def make(self, plan: Plan) -> bool:
+        """A new stack. It is no release before it has its configuration."""
+        return apply(self.stage.stack, plan, dry_run=self.options.dry_run)
 
     # ── afterwards ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def finish(self, bucket: Bucket, *, changed: bool, smoke_source: str, of: str = "") -> None:
-        """Record the release, tidy what AWS made by itself, verify, tell. Raises Unverified."""
+    def finish(self, bucket: Bucket, smoke_source: str) -> None:
+        """Tidy what AWS made by itself, verify, keep the verdict, tell. Raises Unverified."""
         stage, out = self.stage, self.stage.out
         parameters, outputs = stage.stack.parameters(), stage.stack.outputs()
-        release = None
-        if changed or not releases.all_of(bucket, stage.stack.name):
-            release = releases.record(
-                bucket, stage.stack.name, self.template, parameters, by=stage.account.who, of=of
-            )  # fmt: skip
-        limit_logs(stage, outputs)
+        release = self.release or self._running(bucket, parameters)
+        limit_logs(stage)
         if stage.name == "prod":
             client = stage.account.client("cloudformation")
             client.update_termination_protection(StackName=stage.stack.name, EnableTerminationProtection=True)
         try:
             verdict = self._verify(parameters, outputs, smoke_source)
         except Unverified:
-            if release:
-                releases.save(bucket, releases.with_verdict(release, False))
+            releases.finish(bucket, release, False)
             raise
+        except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
+            raise Unverified(
+                f"It is deployed; whether it works could not be seen: {error}",
+                "Run this command again: it looks again.",
+            ) from None
         finally:
             self._tell(parameters, outputs)
-        if release:
-            releases.save(bucket, releases.with_verdict(release, verdict))
+        release = releases.finish(bucket, release, verdict)
+        if self.release:
             out.say(f"release {release.name}")
+        if release.verified is False:
+            out.warn("Its verification failed before; without SKIP_SMOKE it is judged anew.")
         out.say("done" if verdict else "deployed, not verified from outside (SKIP_SMOKE)", "bold green")
+
+    def _running(self, bucket: Bucket, parameters: dict[str, str]) -> Release:
+        """The release that runs; written down now when there is none, or the stack was changed by something else."""
+        if self.history and self.history.unfinished:
+            return self.history.unfinished
+        here = releases.without_secrets(self.template, parameters)
+        if self.history and self.history.deployed and self.history.deployed[-1].parameters == here:
+            return self.history.deployed[-1]
+        return releases.begin(bucket, self.stage.stack.name, self.template, parameters, by=self.stage.account.who)
 
     def _verify(self, parameters: Mapping[str, str], outputs: Mapping[str, str], smoke_source: str) -> bool | None:
         """True, or None when the outside was left out."""
@@ -178,7 +234,7 @@ class Rollout:
         if outputs.get("ConsoleServiceName"):
             services[outputs["ConsoleServiceName"]] = parameters["BridgeImage"]
         groups = tuple(arn for name, arn in sorted(outputs.items()) if name.endswith("TargetGroupArn"))
-        minutes = float(options.environ.get("VERIFY_MINUTES") or verify.SETTLE_MINUTES)
+        minutes = options.verify_minutes
         verify.Running(stage.account, stage.out, outputs["ClusterName"], services, groups, minutes * 60).check()
         stage.out.note("  services run what was asked for, and every target is healthy")
         wanted = names.records(stage.domain, outputs)
@@ -198,18 +254,21 @@ class Rollout:
         told = [(name, target) for name, target in wanted if name in pending]
         if told:
             stage.out.say("DNS pending: these names do not lead here yet.", "yellow")
-            if not parameters.get("HostedZoneId"):
-                stage.out.table(("name", "type", "value"), [(name, "CNAME", target) for name, target in told])
+            stage.out.table(("name", "type", "value"), [(name, "CNAME", target) for name, target in told])
+            if zone := parameters.get("HostedZoneId"):
+                stage.out.say(f"The stack has put them into the zone {zone}; does the world ask that one?")
         self._warn_of_alarms()
         return None if options.skip_smoke else True
 
     def _login(self, outputs: Mapping[str, str]) -> tuple[str, str]:
-        import json
-
         client = self.stage.account.client("secretsmanager")
         arn = outputs.get("WebhookSecretArn") or f"{self.stage.name}-webhooks/webhook"
-        found: dict[str, Any] = json.loads(client.get_secret_value(SecretId=arn)["SecretString"])
-        return str(found["username"]), str(found["password"])
+        text = client.get_secret_value(SecretId=arn)["SecretString"]
+        try:
+            found: dict[str, Any] = json.loads(text)
+            return str(found["username"]), str(found["password"])
+        except (ValueError, KeyError, TypeError):
+            raise Unverified(f"{arn} is no JSON object with a username and a password.") from None
 
     def _warn_of_alarms(self) -> None:
         client = self.stage.account.client("cloudwatch")
@@ -236,19 +295,12 @@ def _build_arguments(tag: str) -> list[str]:
     return [*found, str(ROOT)]
 
 
-def limit_logs(stage: Stage, outputs: Mapping[str, str]) -> list[str]:
-    """Log groups that AWS makes by itself keep everything for ever: give them an end. Their names."""
+def limit_logs(stage: Stage) -> None:
+    """Log groups that AWS makes by itself keep everything for ever: give this stage's an end."""
     client = stage.account.client("logs")
-    found = []
-    for prefix in (
-        f"/aws/ecs/containerinsights/{outputs.get('ClusterName', '-')}/",
-        f"/aws/rds/instance/{stage.name}-webhooks",
-    ):
-        for row in client.describe_log_groups(logGroupNamePrefix=prefix)["logGroups"]:
-            found.append(str(row["logGroupName"]))
-            if "retentionInDays" not in row:
-                try:
-                    client.put_retention_policy(logGroupName=row["logGroupName"], retentionInDays=LOG_DAYS)
-                except botocore.exceptions.ClientError as error:
-                    stage.out.warn(f"{row['logGroupName']} keeps everything: {error.response['Error']['Message']}")
-    return found
+    for row in groups_of_aws(stage.account, stage.stack.resources()):
+        if "retentionInDays" not in row:
+            try:
+                client.put_retention_policy(logGroupName=row["logGroupName"], retentionInDays=LOG_DAYS)
+            except botocore.exceptions.ClientError as error:
+                stage.out.warn(f"{row['logGroupName']} keeps everything: {error.response['Error']['Message']}")

@@ -3,12 +3,14 @@
 Every status that AWS knows leads to one of a few ways; `Stack.settle` takes them until the stack can be changed:
 
     none                                              it is made
-    REVIEW_IN_PROGRESS                                left over from a change set that was never carried out: removed
+    REVIEW_IN_PROGRESS                                a change set was never carried out: it is made all the same
     ROLLBACK_COMPLETE, ROLLBACK_FAILED, CREATE_FAILED its creation failed, nothing can be updated: removed, made anew
     …_IN_PROGRESS                                     somebody is at it (we, perhaps, before Ctrl-C): waited for
     UPDATE_ROLLBACK_FAILED                            the rollback is continued, nothing skipped; then a person looks
     DELETE_FAILED, UPDATE_FAILED, IMPORT_…_FAILED     a person looks
     …_COMPLETE                                        it is updated
+
+What is removed is named by its id: somebody else may have made the stack anew meanwhile, under the same name.
 """
 
 from __future__ import annotations
@@ -16,17 +18,20 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import botocore.exceptions
 
-from deployment.account import Account
+from deployment.account import Account, code
 from deployment.errors import Failed, Refused
 from deployment.output import Output, Steps
 
 NEVER_COMPLETE = ("ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "CREATE_FAILED")
+OWN_TYPE = "AWS::CloudFormation::Stack"  # of events of a stack itself
+BEGIN_S = 60.0  # until an operation has its first event
+REMOVED_MAX = 5  # of stacks with one name that are looked at: some were removed before they had a parameter
 _PAUSE_S_MIN, _PAUSE_S_MAX = 0.2, 5.0
 # The event that CloudFormation gives every resource whose update another one's failure has stopped.
 _CANCELLED = "cancelled"
@@ -70,14 +75,14 @@ class Stack:
         found = self.describe() or {}
         return {row["OutputKey"]: row["OutputValue"] for row in found.get("Outputs", [])}
 
-    def parameters(self) -> dict[str, str]:
+    def parameters(self, stack_id: str = "") -> dict[str, str]:
         """As deployed; secret ones are `****`."""
-        found = self.describe() or {}
+        found = self.describe(stack_id) or {}
         return {row["ParameterKey"]: row.get("ParameterValue", "") for row in found.get("Parameters", [])}
 
-    def resources(self) -> list[dict[str, Any]]:
+    def resources(self, stack_id: str = "") -> list[dict[str, Any]]:
         """As ListStackResources: LogicalResourceId, PhysicalResourceId, ResourceType, ResourceStatus."""
-        pages = self._client.get_paginator("list_stack_resources").paginate(StackName=self.name)
+        pages = self._client.get_paginator("list_stack_resources").paginate(StackName=stack_id or self.name)
         return [row for page in pages for row in page["StackResourceSummaries"]]
 
     def events(self, stack_id: str = "", token: str = "", seen: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -94,6 +99,30 @@ class Stack:
                 found.append(row)
         found.reverse()
         return found
+
+    def outcome(self, token: str) -> str:
+        """The stack's status at the end of the operation with this token; empty when there was none."""
+        rows = self.events(token=token)
+        own = [row["ResourceStatus"] for row in rows if row["ResourceType"] == OWN_TYPE]
+        if not rows or (own and not own[-1].endswith("_IN_PROGRESS")):
+            return str(own[-1]) if own else ""
+        return self.status()  # the last event comes a moment later
+
+    def removed(self) -> str:
+        """Id of the stack of this name that was removed last, if it was a stage; AWS remembers it for 90 days."""
+        pages = self._client.get_paginator("list_stacks").paginate(StackStatusFilter=["DELETE_COMPLETE"])
+        try:
+            rows = [row for page in pages for row in page["StackSummaries"] if row["StackName"] == self.name]
+        except botocore.exceptions.ClientError as error:
+            if "Denied" not in code(error):
+                raise
+            self.out.warn(f"Whether there was a {self.name} is not known: cloudformation:ListStacks is denied.")
+            return ""
+        rows.sort(key=lambda row: row.get("DeletionTime", row["CreationTime"]), reverse=True)
+        for row in rows[:REMOVED_MAX]:
+            if "DomainName" in self.parameters(row["StackId"]):
+                return str(row["StackId"])
+        return ""
 
     def failures(self, stack_id: str = "", token: str = "") -> list[str]:
         """What went wrong, in the order in which it did; resources that were only stopped by it are left out."""
@@ -115,10 +144,15 @@ class Stack:
         while True:
             found = self.describe()
             status = found["StackStatus"] if found else "none"
-            if status == "REVIEW_IN_PROGRESS" or status in NEVER_COMPLETE:
-                self._never_complete(status, may_make=may_make, dry_run=dry_run)
+            if found and status in NEVER_COMPLETE:
+                self._never_complete(found, may_make=may_make, dry_run=dry_run)
                 if dry_run:
                     return True
+            elif status == "REVIEW_IN_PROGRESS" and may_make:
+                self.out.note(f"{self.name} is left over from a change set that was never carried out: it is made.")
+                return True
+            elif status == "REVIEW_IN_PROGRESS":
+                raise Refused(f"{self.name} is {status}: it was never complete.", "./aws/deploy.sh makes it.")
             elif status.endswith("_IN_PROGRESS"):
                 if dry_run:
                     raise Refused(f"{self.name} is {status}.", "Ask again when that is over.")
@@ -138,22 +172,29 @@ class Stack:
             else:
                 return False
 
-    def _never_complete(self, status: str, *, may_make: bool, dry_run: bool) -> None:
+    def at_rest(self) -> dict[str, Any] | None:
+        """As DescribeStacks, when nothing is under way any more; None when there is no such stack."""
+        while (found := self.describe()) and found["StackStatus"].endswith("_IN_PROGRESS"):
+            if found["StackStatus"] == "REVIEW_IN_PROGRESS":
+                break
+            self.out.warn(f"{self.name} is {found['StackStatus']}: this waits until that is over.")
+            self.wait(f"{self.name} is {found['StackStatus']}", str(found["StackId"]))
+        return found
+
+    def _never_complete(self, found: Mapping[str, Any], *, may_make: bool, dry_run: bool) -> None:
+        status, stack_id = found["StackStatus"], str(found["StackId"])
         if not may_make:
             raise Refused(f"{self.name} is {status}: it was never complete.", "./aws/deploy.sh makes it anew.")
         if dry_run:
             self.out.note(f"{self.name} is {status}: it would be removed and made anew.")
             return
-        if status == "REVIEW_IN_PROGRESS":
-            self.out.note(f"{self.name} is left over from a change set that was never carried out: it is removed.")
-        else:
-            self.out.warn(f"{self.name} is {status}. What went wrong when it was made:")
-            self._say_failures()
-            for row in self.resources():
-                if not row["ResourceStatus"].startswith("DELETE_COMPLETE"):
-                    self.out.note(f"  left: {row['LogicalResourceId']} {row.get('PhysicalResourceId', '')}")
-            self.unprotect()
-        self.delete()
+        self.out.warn(f"{self.name} is {status}. What went wrong when it was made:")
+        self._say_failures()
+        for row in self.resources(stack_id):
+            if not row["ResourceStatus"].startswith("DELETE_COMPLETE"):
+                self.out.note(f"  left: {row['LogicalResourceId']} {row.get('PhysicalResourceId', '')}")
+        self.unprotect(stack_id)
+        self.delete(stack_id)
 
     def _continue(self, dry_run: bool) -> None:
         """Nothing is skipped: a skipped resource is one whose state nobody knows."""
@@ -161,7 +202,7 @@ class Stack:
         self._say_failures()
         if dry_run:
             raise Refused(f"{self.name} is UPDATE_ROLLBACK_FAILED.", "Without --dry-run its rollback is continued.")
-        token = _token()
+        token = new_token()
         self._client.continue_update_rollback(StackName=self.name, ClientRequestToken=token)
         status = self.follow(f"Continuing the rollback of {self.name}", token)
         if status != "UPDATE_ROLLBACK_COMPLETE":
@@ -178,9 +219,11 @@ class Stack:
 
     # ── changing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def execute(self, change_set: str, what: str, total: int) -> str:
-        """Carry a change set out and follow it; the status at the end. Failures have been told."""
-        token = _token()
+    def execute(self, change_set: str, what: str, total: int, token: str) -> str:
+        """Carry a change set out and follow it; the status at the end. Failures have been told.
+
+        `token` is what the operation's events are marked with.
+        """
         self._client.execute_change_set(ChangeSetName=change_set, ClientRequestToken=token)
         status = self.follow(what, token, total=total)
         if not status.endswith("_COMPLETE") or "ROLLBACK" in status:
@@ -202,31 +245,34 @@ class Stack:
                 reason = row.get("ResourceStatusReason", "")
                 steps.event(row["Timestamp"], row["ResourceStatus"], resource, reason, done=len(done))
 
-        return self.wait(what, stack_id, show=show, total=total)
+        # Before the first event a status may still be the one from before the operation.
+        return self.wait(what, stack_id, show=show, total=total, begun=lambda: bool(seen))
 
     def wait(
-        self, what: str, stack_id: str = "", *, show: Callable[[Steps], None] | None = None, total: int | None = None
-    ) -> str:
+        self, what: str, stack_id: str = "", *, show: Callable[[Steps], None] | None = None, total: int | None = None,
+        begun: Callable[[], bool] = lambda: True,
+    ) -> str:  # fmt: skip
         """Until no operation is under way; the status then, `none` when the stack has gone."""
         with self.out.progress(what, total) as steps:
-            for _ in pauses():
+            for elapsed_s in pauses():
                 found = self.describe(stack_id)
                 status = found["StackStatus"] if found else "none"
                 if show:
                     show(steps)
                 else:
                     steps.now(status)
-                if not status.endswith("_IN_PROGRESS") or status == "REVIEW_IN_PROGRESS":
+                over = not status.endswith("_IN_PROGRESS") or status == "REVIEW_IN_PROGRESS"
+                if over and (begun() or elapsed_s > BEGIN_S):
                     return status
         raise AssertionError("pauses end by themselves")
 
-    def unprotect(self) -> None:
+    def unprotect(self, stack_id: str = "") -> None:
         """What keeps it and its database and load balancers from going by accident: this is none.
 
         They are protected as soon as they are made, so that a creation that fails cannot even be rolled back before.
         """
-        self._client.update_termination_protection(StackName=self.name, EnableTerminationProtection=False)
-        for row in self.resources():
+        self._client.update_termination_protection(StackName=stack_id or self.name, EnableTerminationProtection=False)
+        for row in self.resources(stack_id):
             kind, physical = row["ResourceType"], row.get("PhysicalResourceId")
             if not physical or row["ResourceStatus"] == "DELETE_COMPLETE":
                 continue
@@ -249,23 +295,15 @@ class Stack:
         except client.exceptions.InvalidDBInstanceStateFault as error:
             raise Refused(error.response["Error"]["Message"], f"When {name} is available, run this again.") from None
 
-    def delete(self) -> str:
-        """Remove it and wait; its id. Raises Failed when something could not be removed."""
-        found = self.describe()
-        if found is None:
-            return ""
-        stack_id, token = str(found["StackId"]), _token()
+    def delete(self, stack_id: str) -> None:
+        """Remove the stack of that id and wait. Raises Failed when something could not be removed."""
+        token = new_token()
         self._client.delete_stack(StackName=stack_id, ClientRequestToken=token)
         status = self.follow(f"Removing {self.name}", token, stack_id=stack_id)
         if status not in ("none", "DELETE_COMPLETE"):
             for line in self.failures(stack_id, token):
                 self.out.note(f"  {line}", "red")
             raise Failed(f"{self.name} could not be removed: {status}.", _hint(status, self.name))
-        return stack_id
-
-    def kept(self, stack_id: str) -> list[dict[str, Any]]:
-        """What a deletion left in place on purpose: events with LogicalResourceId, PhysicalResourceId, ResourceType."""
-        return [row for row in self.events(stack_id) if row["ResourceStatus"] == "DELETE_SKIPPED"]
 
 
 def pauses(limit_s: float | None = None) -> Iterator[float]:
@@ -280,7 +318,8 @@ def pauses(limit_s: float | None = None) -> Iterator[float]:
         pause_s = min(pause_s * 1.3, _PAUSE_S_MAX)
 
 
-def _token() -> str:
+def new_token() -> str:
+    """What the events of one operation are marked with."""
     return f"kwb-{secrets.token_hex(8)}"
 
 

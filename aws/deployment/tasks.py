@@ -56,8 +56,9 @@ class Admin:
         ecs, cluster = self.account.client("ecs"), self.outputs["ClusterName"]
 
         def look() -> dict[str, Any]:
-            found: dict[str, Any] = ecs.describe_tasks(cluster=cluster, tasks=[arn])["tasks"][0]
-            return found
+            """ECS does not know a task at once that it has just started."""
+            found: list[dict[str, Any]] = ecs.describe_tasks(cluster=cluster, tasks=[arn])["tasks"]
+            return found[0] if found else {"lastStatus": "NOT KNOWN YET"}
 
         with self.out.progress("Starting a task") as steps:
             for _ in pauses(START_S):

@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import botocore.exceptions
 import yaml
 
-from deployment.account import Account
+from deployment.account import Account, code
 
 AWS = Path(__file__).resolve().parents[1]
 ROOT = AWS.parent
@@ -81,14 +82,35 @@ class Bucket:
         digest = hashlib.sha256(template.text.encode()).hexdigest()[:16]
         return self.put(f"templates/{template.name}-{digest}.yaml", template.text)
 
-    def put(self, key: str, text: str) -> str:
-        client = self.account.client("s3")
-        client.put_object(Bucket=self.name, Key=key, Body=text.encode(), ContentType="text/plain; charset=utf-8")
-        return f"{client.meta.endpoint_url}/{self.name}/{key}"
+    def put(self, key: str, text: str, etag: str = "") -> str:
+        """Its address. With an `etag` only in the place of that content: what was written since stays."""
+        self._put(key, text, {"IfMatch": etag} if etag else {})
+        return f"{self.account.client('s3').meta.endpoint_url}/{self.name}/{key}"
+
+    def make(self, key: str, text: str) -> bool:
+        """Whether it was made: not when there is such an object."""
+        return self._put(key, text, {"IfNoneMatch": "*"})
+
+    def _put(self, key: str, text: str, condition: dict[str, str]) -> bool:
+        try:
+            self.account.client("s3").put_object(
+                Bucket=self.name, Key=key, Body=text.encode(), ContentType="text/plain; charset=utf-8", **condition
+            )
+        except botocore.exceptions.ClientError as error:
+            # The second: two at the very same time.
+            if not condition or code(error) not in ("PreconditionFailed", "ConditionalRequestConflict"):
+                raise
+            return False
+        return True
 
     def get(self, key: str) -> str:
-        body: bytes = self.account.client("s3").get_object(Bucket=self.name, Key=key)["Body"].read()
-        return body.decode()
+        return self.tagged(key)[0]
+
+    def tagged(self, key: str) -> tuple[str, str]:
+        """An object's text, and the tag of that content."""
+        found = self.account.client("s3").get_object(Bucket=self.name, Key=key)
+        body: bytes = found["Body"].read()
+        return body.decode(), str(found["ETag"])
 
     def list(self, prefix: str) -> list[str]:
         """Keys, oldest name first."""

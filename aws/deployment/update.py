@@ -9,7 +9,7 @@ from deployment.errors import Refused
 from deployment.network import TOLD
 from deployment.output import Output
 from deployment.parameters import OWN, from_environment, shown
-from deployment.releases import Release
+from deployment.releases import History, Release
 from deployment.rollout import Rollout
 from deployment.stage import Stage, find
 from deployment.templates import AWS, Bucket, load
@@ -23,10 +23,11 @@ def update(options: Options, account: Account, out: Output) -> None:
     stage = find(options, account, out)
     stage.stack.settle(may_make=False, dry_run=options.dry_run)
     bucket = registry.existing(account, out)
+    history = releases.history(bucket, stage.stack)
     if options.rollback is not None:
-        _roll_back(stage, options, bucket, releases.choose(bucket, stage.stack.name, options.rollback))
+        _roll_back(stage, options, bucket, history)
         return
-    rollout = Rollout(stage, options, load("bridge"), stage.stack.parameters())
+    rollout = Rollout(stage, options, load("bridge"), stage.stack.parameters(), history)
     wanted = from_environment(rollout.template, options.environ)
     if wanted:
         out.note(f"from the environment: {shown(rollout.template, wanted)}")
@@ -36,38 +37,52 @@ def update(options: Options, account: Account, out: Output) -> None:
         raise Refused(f"{variable(theirs[0])} is the network's.", "./aws/deploy.sh changes the network first.")
     if arn := wanted.get("CertificateArn"):
         names.check_certificate(account, arn, stage.domain)
+    if zone := wanted.get("HostedZoneId"):
+        names.check_zone(account, zone, stage.domain)
     configuration = contents.load(stage.name)
-    rollout.check_configuration(configuration)
+    checked = rollout.check_configuration(configuration)
     alarms = rollout.alarms()
     wanted |= rollout.images(wanted)
-    if not options.dry_run:
-        wanted |= rollout.put_configuration(configuration)
-    changed = rollout.apply(rollout.plan(bucket, wanted, alarms))
+    wanted |= rollout.put_configuration(checked)
+    rollout.apply(bucket, rollout.plan(bucket, wanted, alarms))
     if options.dry_run:
         out.say("dry run: nothing was changed")
         return
-    rollout.finish(bucket, changed=changed, smoke_source=configuration.smoke_source)
+    rollout.finish(bucket, configuration.smoke_source)
 
 
-def _roll_back(stage: Stage, options: Options, bucket: Bucket, release: Release) -> None:
-    """Deploy an older release again: its template, its parameters, its images, its configuration."""
-    out = stage.out
+def _roll_back(stage: Stage, options: Options, bucket: Bucket, history: History) -> None:
+    """Deploy an older release again: its template, its parameters, its images, its configuration.
+
+    A rollback that was interrupted is finished, and not followed by another one: that is what running it again is for.
+    """
+    out, unfinished = stage.out, history.unfinished
+    again = ""
+    if unfinished and unfinished.of != unfinished.name and not options.rollback:
+        again = unfinished.of
+        out.note(f"the rollback {unfinished.name} was interrupted: it is finished")
+    release = releases.choose(history.deployed, stage.stack.name, again or options.rollback or "")
     out.note(f"back to the release {release.name}, by {release.by}")
     template = releases.template_of(bucket, release)
-    rollout = Rollout(stage, options, template, stage.stack.parameters())
+    rollout = Rollout(stage, options, template, stage.stack.parameters(), history)
     _check_there(stage, rollout, release)
     wanted = {
         name: value for name, value in release.parameters.items()
         if name in template.parameters and name not in template.secret_parameters and name not in STAYS
     }  # fmt: skip
-    changed = rollout.apply(rollout.plan(bucket, wanted, rollout.alarms()))
+    changed = rollout.apply(bucket, rollout.plan(bucket, wanted, rollout.alarms()), of=release.of)
+    if not changed and not again:
+        raise Refused(
+            f"The release {release.name} is what runs: nothing was changed.",
+            f"Another one by its name: {releases.newest(history.deployed)}.",
+        )
     if options.dry_run:
         out.say("dry run: nothing was changed")
         return
     there = rollout.secrets()
     text = there[0].value(release.parameters.get("ConfigVersion", "")) if there else ""
     source = contents.Configuration(AWS, text or "", frozenset()).smoke_source
-    rollout.finish(bucket, changed=changed, smoke_source=source, of=release.of)
+    rollout.finish(bucket, source)
 
 
 def _check_there(stage: Stage, rollout: Rollout, release: Release) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from deployment.account import Account
+from deployment.arguments import VERIFY_MINUTES, Address, connect_to
 from deployment.contents import SMOKE_TOPIC
 from deployment.errors import Stop, Unverified
 from deployment.output import Output
@@ -31,10 +32,8 @@ from deployment.stacks import pauses
 from deployment.tasks import Admin
 
 SMOKE_USER = "kwb-smoke"
-SETTLE_MINUTES, OUTSIDE_MINUTES = 15.0, 3.0
+OUTSIDE_MINUTES = 3.0
 _KAFKA_S, _CONNECT_S, _REFUSED_S = 60.0, 15.0, 3.0
-
-Address = tuple[str, int]
 
 
 # ── where things are ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -80,19 +79,11 @@ class Reach:
 def reach(environ: Mapping[str, str], pending: Mapping[str, str], ports: Mapping[str, int]) -> Reach:
     """`pending`: names that DNS does not know yet, with their load balancers. `ports`: each name's port.
 
-    VERIFY_CONNECT_TO (`name:port=host:port`, with commas) and VERIFY_CA are for networks in which the public names lead
-    elsewhere, and for the tests, where no load balancer is.
+    VERIFY_CONNECT_TO and VERIFY_CA are for networks in which the public names lead elsewhere, and for the tests, where
+    no load balancer is.
     """
     instead: dict[Address, Address] = {(name, ports[name]): (target, ports[name]) for name, target in pending.items()}
-    for pair in filter(None, environ.get("VERIFY_CONNECT_TO", "").split(",")):
-        asked, _, place = pair.partition("=")
-        instead[_address(asked)] = _address(place)
-    return Reach(instead, environ.get("VERIFY_CA", ""))
-
-
-def _address(text: str) -> Address:
-    host, _, port = text.strip().rpartition(":")
-    return host, int(port)
+    return Reach(instead | connect_to(environ), environ.get("VERIFY_CA", ""))
 
 
 # ── what runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -107,7 +98,7 @@ class Running:
     cluster: str
     images: Mapping[str, str]
     target_groups: tuple[str, ...]
-    limit_s: float = SETTLE_MINUTES * 60
+    limit_s: float = VERIFY_MINUTES * 60
 
     def check(self) -> None:
         """Raises Unverified."""
@@ -197,7 +188,8 @@ class Outside:
         with self.reach.resolving():
             with out.progress("HTTPS") as steps:
                 _until(self._health, steps.now, self.limit_s)
-            self._refused()
+            with out.progress("Without credentials") as steps:
+                _until(self._refused, steps.now, self.limit_s)
             with out.progress("Sending an event") as steps:
                 receipt = self._send(steps.now)
             out.note(f"  event {receipt['event_id']} accepted: {receipt['stored']}")
@@ -224,34 +216,55 @@ class Outside:
             answer = connection.getresponse()
             return answer.status, answer.read()
 
-    def _health(self) -> str:
+    def _answer(self, method: str, path: str, body: bytes = b"", *, login: bool = False) -> tuple[int, bytes] | str:
+        """Status and body, or why there is none. Raises Unverified for a certificate that nobody should believe."""
         try:
-            status, _ = self._ask("GET", "/health")
+            return self._ask(method, path, body, login=login)
         except ssl.SSLCertVerificationError as error:
             raise Unverified(f"webhooks.{self.domain}: {error.verify_message}.") from None
         except (OSError, http.client.HTTPException) as error:
-            return f"webhooks.{self.domain}: {error}"
-        return "" if status == 200 else f"webhooks.{self.domain}/health answers {status}"
+            return f"webhooks.{self.domain}: {str(error) or type(error).__name__}"
 
-    def _refused(self) -> None:
-        status, _ = self._ask("POST", f"/{self.source}", b"{}")
-        if status != 401:
-            raise Unverified(f"A webhook without credentials was answered {status}, and should be 401.")
+    def _health(self) -> str:
+        found = self._answer("GET", "/health")
+        if isinstance(found, str):
+            return found
+        return "" if found[0] == 200 else f"webhooks.{self.domain}/health answers {found[0]}"
+
+    def _refused(self) -> str:
+        found = self._answer("POST", f"/{self.source}", b"{}")
+        if isinstance(found, str):
+            return found
+        if found[0] != 401:
+            raise Unverified(f"A webhook without credentials was answered {found[0]}, and should be 401.")
+        return ""
 
     def _send(self, now: Callable[[str], None]) -> dict[str, Any]:
+        """What the bridge says of an event that it took: `event_id`, `stored`."""
         body = json.dumps({"smoke": secrets.token_hex(8), "sent_at": int(time.time())}).encode()
-        status, said = 0, b""
-        for _ in pauses(self.limit_s):
-            status, said = self._ask("POST", f"/{self.source}", body, login=True)
-            if status != 503:
-                break
-            now("503: no durable place yet")
+        taken: tuple[int, bytes] = 0, b""
+
+        def send() -> str:
+            nonlocal taken
+            found = self._answer("POST", f"/{self.source}", body, login=True)
+            if isinstance(found, str):
+                return found
+            taken = found
+            return "503: no durable place yet" if found[0] == 503 else ""
+
+        _until(send, now, self.limit_s)
+        status, said = taken
+        shown = said[:300].decode("utf-8", "replace")
         if not 200 <= status < 300:
-            raise Unverified(
-                f"A webhook with credentials was answered {status}: {said[:300].decode('utf-8', 'replace')}"
-            )
-        found: dict[str, Any] = json.loads(said)
-        return found
+            raise Unverified(f"A webhook with credentials was answered {status}: {shown}")
+        with contextlib.suppress(ValueError):
+            found = json.loads(said)
+            if isinstance(found, dict) and isinstance(found.get("event_id"), str) and "stored" in found:
+                return found
+        raise Unverified(
+            f"A webhook with credentials was answered {status}, and not by the bridge: {shown}",
+            "Where webhooks.<domain> leads: docs/howto/aws-deploy.md#dns-and-certificate.",
+        )
 
     def _consumer(self, password: str, patience_s: float) -> Any:
         from kafka import KafkaConsumer  # type: ignore[attr-defined]  # mypy takes the folder aws/kafka for it
@@ -266,28 +279,19 @@ class Outside:
 
     def _read(self, event_id: str, password: str) -> None:
         """The event itself, from the broker that the first one named: its advertised name is tested so, too."""
-        from kafka import TopicPartition  # type: ignore[attr-defined]
-
         error: Exception | None = None
         limit_s = min(_KAFKA_S, self.limit_s)
         end = time.monotonic() + limit_s
-        with _quiet_kafka():
+        with _listening() as heard:
             for _ in pauses(limit_s):
+                heard.clear()
                 try:
-                    consumer = self._consumer(password, min(_CONNECT_S, limit_s))
-                except Exception as failed:  # of many kinds; a new user takes a moment to be known
-                    error = failed
-                    continue
-                error = None
-                with contextlib.closing(consumer):
-                    parts = [TopicPartition(SMOKE_TOPIC, p) for p in consumer.partitions_for_topic(SMOKE_TOPIC) or ()]
-                    if not parts:
-                        continue
-                    consumer.assign(parts)
-                    consumer.seek_to_beginning(*parts)
-                    while time.monotonic() < end:
-                        if any(("ce_id", event_id.encode()) in record.headers for record in consumer):
+                    with contextlib.closing(self._consumer(password, min(_CONNECT_S, limit_s))) as consumer:
+                        if _has(consumer, event_id, end):
                             return
+                    error = None
+                except Exception as failed:  # of many kinds; a new user takes a moment to be known
+                    error = heard[-1] if heard else failed
         said = f": {type(error).__name__}: {error}" if error else " in time"
         raise Unverified(
             f"The event did not come back from kafka.{self.domain}:{self.kafka[1] if self.kafka else ''}{said}",
@@ -295,30 +299,62 @@ class Outside:
         )
 
     def _wrong_password(self) -> None:
-        """Refused within the time in which the right one was let in many times over."""
-        with _quiet_kafka():
-            try:
-                consumer = self._consumer(f"wrong-{secrets.token_hex(8)}", _REFUSED_S)
-            except Exception:  # of many kinds
-                return
-            with contextlib.closing(consumer):
-                known = consumer.topics()
-        if known:
-            raise Unverified("Kafka's TLS port let a wrong password in.")
+        """The broker itself says no: that nobody answers, or another failure, is no refusal. Raises Unverified."""
+        from kafka.errors import SaslAuthenticationFailedError
+
+        error: Exception | None = None
+        with _listening() as heard:
+            for _ in pauses(min(_KAFKA_S, self.limit_s)):
+                try:
+                    consumer = self._consumer(f"wrong-{secrets.token_hex(8)}", _REFUSED_S)
+                except Exception as failed:  # of many kinds
+                    if any(isinstance(one, SaslAuthenticationFailedError) for one in (failed, *heard)):
+                        return
+                    error = heard[-1] if heard else failed
+                    continue
+                consumer.close()
+                raise Unverified("Kafka's TLS port let a wrong password in.")
+        raise Unverified(
+            f"Whether Kafka's TLS port refuses a wrong password could not be seen: {type(error).__name__}: {error}"
+        )
+
+
+def _has(consumer: Any, event_id: str, end: float) -> bool:
+    """Whether the event is in the smoke test's topic, or comes into it until then."""
+    from kafka import TopicPartition  # type: ignore[attr-defined]
+
+    parts = [TopicPartition(SMOKE_TOPIC, part) for part in consumer.partitions_for_topic(SMOKE_TOPIC) or ()]
+    if parts:
+        consumer.assign(parts)
+        consumer.seek_to_beginning(*parts)
+        while time.monotonic() < end:
+            if any(("ce_id", event_id.encode()) in record.headers for record in consumer):
+                return True
+    return False
 
 
 @contextlib.contextmanager
-def _quiet_kafka() -> Iterator[None]:
-    """The client writes each refused attempt to its log; what it says at last is told by us."""
-    logger = logging.getLogger("kafka")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+def _listening() -> Iterator[list[Exception]]:
+    """Why the Kafka client failed: it tells its log of each attempt, and at last of a timeout alone."""
+    heard: list[Exception] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.extend(one for one in record.args or () if isinstance(one, Exception))
+
+    logger, ear = logging.getLogger("kafka"), Ear()
+    before = logger.level, logger.propagate
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    logger.addHandler(ear)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            yield
+            yield heard
     finally:
-        logger.setLevel(before)
+        logger.removeHandler(ear)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 def smoke_password(admin: Admin, users_prefix: str) -> str:
@@ -339,6 +375,6 @@ def smoke_password(admin: Admin, users_prefix: str) -> str:
     text: str = client.get_secret_value(SecretId=f"{users_prefix}{SMOKE_USER}")["SecretString"]
     with contextlib.suppress(ValueError):
         found = json.loads(text)
-        if isinstance(found, dict):
+        if isinstance(found, dict) and "password" in found:
             return str(found["password"])
     return text

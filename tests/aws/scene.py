@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
 from emulator.server import REGION, Emulator
+
+from bridge import eventually
 
 ROOT = Path(__file__).parents[2]
 DOMAIN = "example.test"
@@ -153,14 +156,23 @@ class Scene:
         rows = [line.split() for line in said.splitlines()]
         return {row[1] for row in rows if row[:1] and row[0] in ("Add", "Modify", "Remove", "Dynamic") and len(row) > 2}
 
-    def releases(self, stack: str = "dev-webhooks") -> list[dict[str, Any]]:
-        """release.json of each, oldest first."""
+    def releases(self, stack: str = "dev-webhooks", state: str = "done") -> list[dict[str, Any]]:
+        """release.json of each in that state, oldest first."""
         s3, bucket = self.emulator.client("s3"), self.outputs("kafka-webhook-bridge-registry")["ArtifactsBucket"]
         keys = [
             row["Key"] for row in s3.list_objects_v2(Bucket=bucket, Prefix=f"releases/{stack}/").get("Contents", [])
         ]
         found = [key for key in sorted(keys) if key.endswith("release.json")]
-        return [json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in found]
+        rows = [json.loads(s3.get_object(Bucket=bucket, Key=key)["Body"].read()) for key in found]
+        return [row for row in rows if row.get("state", "done") == state]
+
+    def interrupt(self, process: subprocess.Popen[str], until: Callable[[], bool]) -> str:
+        """Ctrl-C at a command, once AWS is so far; what it had said."""
+        eventually(until, "AWS is so far")
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=COMMANDS_S)
+        assert process.returncode == 130, said
+        return said
 
     def secret(self, output: str, version: str = "") -> str:
         client = self.emulator.client("secretsmanager")

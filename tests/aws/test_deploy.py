@@ -55,6 +55,14 @@ def deployed(shared: Scene) -> Scene:
         (["dev.example.test", "no/tag"], {"ENVIRONMENT": "dev"}, "cannot be an image's tag"),
         ([], {"ENVIRONMENT": "dev"}, "subdomain"),
         (["a.test", "tag", "more"], {"ENVIRONMENT": "dev"}, "unrecognized arguments: more"),
+        (["dev.example.test"], {"ENVIRONMENT": "dev", "VERIFY_MINUTES": "15m"}, "VERIFY_MINUTES=15m is no number"),
+        (
+            ["dev.example.test"],
+            {"ENVIRONMENT": "dev", "CERTIFICATE_WAIT_MINUTES": "0"},
+            "CERTIFICATE_WAIT_MINUTES=0 is",
+        ),
+        (["dev.example.test"], {"ENVIRONMENT": "dev", "VERIFY_CONNECT_TO": "a:b=c"}, "VERIFY_CONNECT_TO has a:b=c"),
+        (["dev.example.test"], {"ENVIRONMENT": "dev", "VERIFY_CA": "/none.pem"}, "VERIFY_CA=/none.pem is no file"),
         (["dev.example.test"], {"ENVIRONMENT": "dev", "AWS_DEFAULT_REGION": ""}, "No region is chosen"),
         (["dev.example.test"], {"ENVIRONMENT": "dev", "AWS_ACCESS_KEY_ID": ""}, "AWS does not know who asks"),
     ],
@@ -114,7 +122,7 @@ def test_the_first_deployment_makes_everything_and_the_next_changes_nothing(acco
     made = emulator.requests()
     assert [row["StackName"] for row in made] == [REGISTRY, "dev-webhooks-vpc", "dev-webhooks", "dev-webhooks"]
     assert ["TemplateURL" in row for row in made] == [False, True, True, True]
-    assert not any("RollbackTriggers" in name for row in made for name in row)
+    assert not any("RollbackTriggers.member" in name for row in made for name in row)
     assert not any("UsePreviousValue" in name for row in made[:3] for name in row)
     roles = emulator.client("iam").list_roles(PathPrefix="/aws-service-role/")["Roles"]
     assert {role["Path"].split("/")[2] for role in roles} >= {"ecs.amazonaws.com", "rds.amazonaws.com"}
@@ -163,6 +171,16 @@ def test_a_dry_run_changes_nothing(deployed: Scene) -> None:
     assert {"IngestTask", "IngestScaling"} <= deployed.changed(said)
     assert deployed.parameters() == before
     assert deployed.checkout.builds() == builds
+    # The configuration is judged and compared, too.
+    config = deployed.secret("ConfigSecretArn")
+    deployed.config(erp={"username": "erp", "password": "${TRIED_PASSWORD}"})
+    assert "refers to TRIED_PASSWORD" in deployed.deploy("--dry-run", expect=2)
+    tag = before["BridgeImage"].rpartition(":")[2]
+    said = deployed.deploy("--dry-run", tag, TRIED_PASSWORD="only-tried")
+    assert {"IngestTask", "WorkerTask"} <= deployed.changed(said)
+    assert deployed.secret("ConfigSecretArn") == config
+    assert "only-tried" not in deployed.secret("SourcesSecretArn") + said
+    assert deployed.parameters() == before
     client = deployed.emulator.client("cloudformation")
     left = [row["ExecutionStatus"] for row in client.list_change_sets(StackName="dev-webhooks")["Summaries"]]
     assert "AVAILABLE" not in left
@@ -254,7 +272,7 @@ def test_a_creation_of_prod_that_failed_is_removed_although_it_was_protected(acc
     assert account.emulator.status("prod-webhooks") == "UPDATE_COMPLETE"
 
 
-def test_what_a_change_set_left_for_review_is_removed(account: Scene) -> None:
+def test_what_a_change_set_left_for_review_is_made(account: Scene) -> None:
     account.zone()
     account.emulator.client("cloudformation").create_change_set(
         StackName="dev-webhooks-vpc", ChangeSetName="left", ChangeSetType="CREATE", Capabilities=["CAPABILITY_IAM"],
@@ -321,8 +339,29 @@ def test_rule_19_without_a_zone_the_certificate_is_asked_for_waited_for_and_foun
     assert len(acm.list_certificates()["CertificateSummaryList"]) == 1
 
 
+def test_of_several_zones_one_is_named_and_it_holds_the_domain(account: Scene) -> None:
+    account.private_zone(DOMAIN)
+    private = account.emulator.client("route53").list_hosted_zones()["HostedZones"][0]["Id"].rpartition("/")[2]
+    first, second, other = account.zone(), account.zone(), account.zone("elsewhere.test")
+    said = account.deploy("--dry-run", HOSTED_ZONE_ID=private, expect=2)
+    assert "is private, and nobody outside would find the names" in said
+    assert f"which does not hold {DOMAIN}" in account.deploy(HOSTED_ZONE_ID=other, expect=2)
+    assert "HOSTED_ZONE_ID=Z0: " in account.deploy(HOSTED_ZONE_ID="Z0", expect=2)
+    assert account.emulator.client("cloudformation").describe_stacks()["Stacks"] == []
+    said = account.deploy(expect=2)
+    assert f"There are 2 public zones {DOMAIN}: " in said
+    assert first in said
+    assert "HOSTED_ZONE_ID=… names the one" in said
+    account.deploy(HOSTED_ZONE_ID=second)
+    assert account.parameters()["HostedZoneId"] == second
+
+
 def test_a_certificate_that_cannot_serve_is_refused(account: Scene) -> None:
     acm = account.emulator.client("acm")
+    account.emulator.faults(certificates="PENDING_VALIDATION")
+    waits = acm.request_certificate(DomainName=f"*.{DOMAIN}")["CertificateArn"]
+    assert "The certificate is PENDING_VALIDATION" in account.deploy(expect=2, CERTIFICATE_ARN=waits)
+    account.emulator.faults()
     few = acm.request_certificate(DomainName=f"webhooks.{DOMAIN}")["CertificateArn"]
     star = acm.request_certificate(DomainName=f"*.{DOMAIN}")["CertificateArn"]
     said = account.deploy(expect=2, CERTIFICATE_ARN=few)
@@ -362,7 +401,21 @@ def test_somebodys_own_network_is_used_and_checked(account: Scene) -> None:
     assert "An existing VPC needs PrivateSubnetIds, too" in account.deploy(expect=2, **given)
     one_zone = {**given, "PRIVATE_SUBNET_IDS": f"{ids[0]},{ids[2]}"}
     assert "need two zones" in account.deploy(expect=2, **one_zone)
+    third = ec2.create_subnet(VpcId=vpc, CidrBlock="10.9.9.0/24", AvailabilityZone="eu-central-1a")["Subnet"][
+        "SubnetId"
+    ]
+    doors = {**given, "PRIVATE_SUBNET_IDS": f"{ids[2]},{third},{ids[3]}"}
+    assert "the first two are both in eu-central-1a" in account.deploy(expect=2, **doors)
+    balancer = {**given, "PUBLIC_SUBNET_IDS": f"{ids[0]},{third},{ids[1]}", "PRIVATE_SUBNET_IDS": ",".join(ids[2:])}
+    assert "A load balancer takes one subnet of each zone" in account.deploy(expect=2, **balancer)
+    elsewhere = ec2.create_vpc(CidrBlock="10.8.0.0/16")["Vpc"]["VpcId"]
+    stranger = ec2.create_subnet(VpcId=elsewhere, CidrBlock="10.8.1.0/24", AvailabilityZone="eu-central-1b")
+    strange = stranger["Subnet"]["SubnetId"]
+    foreign = {**given, "PRIVATE_SUBNET_IDS": f"{ids[2]},{strange}"}
+    assert f"PrivateSubnetIds: {strange} is not in {vpc}" in account.deploy(expect=2, **foreign)
     given["PRIVATE_SUBNET_IDS"] = ",".join(ids[2:])
+    said = account.deploy(expect=2, **{**given, "VPC_CIDR": "10.0.0.0/8"})
+    assert f"VpcCidr: {vpc} has 10.9.0.0/16, not 10.0.0.0/8" in said
     account.deploy(**given)
     assert account.emulator.status("dev-webhooks-vpc") == "none"
     assert account.parameters()["VpcId"] == vpc
@@ -382,6 +435,31 @@ def test_a_configuration_that_could_not_serve_is_refused_before_anything_is_made
     assert "SOURCES_FILE=secrets.json cannot be read" in account.deploy(expect=2, SOURCES_FILE="secrets.json")
     (account.checkout.root / "aws/config/dev.yaml").unlink()
     assert "aws/config/dev.yaml" in account.deploy(expect=2)
+    assert account.emulator.client("cloudformation").describe_stacks()["Stacks"] == []
+
+
+def test_values_that_the_templates_would_not_take_are_refused_before_anything_is_made(account: Scene) -> None:
+    account.zone()
+    said = account.deploy(
+        KAFKA_EXTERNAL_PORT="80", INGEST_MIN_TASKS="many", CPU_ARCHITECTURE="riscv", ALARM_EMAIL="nobody",
+        KAFKA_PASSWORD="short", expect=2,
+    )  # fmt: skip
+    for part in (
+        "KAFKA_EXTERNAL_PORT=80 cannot be: a number from 1024 to 65535.", "INGEST_MIN_TASKS=many cannot be: a number",
+        "CPU_ARCHITECTURE=riscv cannot be: one of X86_64, ARM64.", "ALARM_EMAIL=nobody cannot be: An address, or",
+        "KAFKA_PASSWORD cannot be: 12 to 128",
+    ):  # fmt: skip
+        assert part in said
+    assert "KafkaMode external needs KafkaBootstrapServers" in account.deploy(expect=2, KAFKA_MODE="external")
+    outside = {"KAFKA_MODE": "external", "KAFKA_BOOTSTRAP_SERVERS": "b:9096"}
+    said = account.deploy(expect=2, **outside)
+    assert "PLAIN and SCRAM need KafkaClientSecretArn" in said
+    assert "Without a NAT gateway tasks reach ECR" in account.deploy("--dry-run", expect=2, NAT_GATEWAYS="none")
+    said = account.deploy(
+        expect=2, NAT_GATEWAYS="none", INTERFACE_ENDPOINTS="true", KAFKA_PASSWORD=KAFKA_PASSWORD, **outside
+    )
+    assert "Without a NAT gateway only a private cluster is reached" in said
+    assert "CLASS_B=300 cannot be: a number from 0 to 255" in account.deploy(expect=2, CLASS_B="300")
     assert account.emulator.client("cloudformation").describe_stacks()["Stacks"] == []
 
 

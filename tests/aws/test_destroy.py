@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from scene import DOMAIN, Scene, scene
 
+from bridge import eventually
+
 REGISTRY = "kafka-webhook-bridge-registry"
 
 
@@ -121,6 +123,77 @@ def test_rule_20_data_stay_with_their_cost_unless_they_shall_go(account: Scene) 
     assert len(account.emulator.client("ecr").describe_repositories()["repositories"]) == 2
 
 
+def test_rule_20_an_interrupted_removal_knows_what_it_has_left(account: Scene) -> None:
+    environ = {"ENVIRONMENT": "prod"}
+    account.deploy(**environ)
+    outputs = account.outputs("prod-webhooks")
+    account.emulator.faults(Vpc__delete={"hold": True})
+    process = account.start("destroy", DOMAIN, "--yes", **environ)
+    eventually(lambda: account.emulator.status("prod-webhooks-vpc") == "DELETE_IN_PROGRESS", "the network goes")
+    process.kill()
+    process.communicate()
+    account.emulator.faults()
+    # Rule 14, with the stack gone, too.
+    said = account.type("destroy", "other.test", "--yes", "--delete-data", expect=2, **environ)
+    assert f"prod-webhooks in eu-central-1 is {DOMAIN}, not other.test" in said
+    said = account.type("destroy", DOMAIN, "--yes")  # found by its domain
+    assert account.emulator.status("prod-webhooks-vpc") == "none"
+    for output in ("FileSystemId", "ConfigSecretArn", "SourcesSecretArn", "AccessLogsBucket"):
+        assert outputs[output] in said, output
+    assert "snapshot prod-webhooks-db" in said
+    said = account.type("destroy", DOMAIN, "--yes", "--delete-data", **environ)
+    assert f"removing file system {outputs['FileSystemId']}" in said
+    assert account.emulator.client("efs").describe_file_systems()["FileSystems"] == []
+    assert account.emulator.client("secretsmanager").list_secrets(IncludePlannedDeletion=True)["SecretList"] == []
+    assert account.emulator.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"] == []
+    assert "There is no stack prod-webhooks" in account.type("destroy", DOMAIN, "--yes", expect=2, **environ)
+
+
+def test_log_groups_of_others_are_left_alone(account: Scene) -> None:
+    account.deploy()
+    logs = account.emulator.client("logs")
+    ours, other = (f"/aws/rds/instance/dev-webhooks-{name}/upgrade" for name in ("db", "db-reports"))
+    for name in (ours, other):
+        logs.create_log_group(logGroupName=name)
+
+    def groups() -> dict[str, int | None]:
+        found = logs.describe_log_groups(logGroupNamePrefix="/aws/rds/")["logGroups"]
+        return {row["logGroupName"]: row.get("retentionInDays") for row in found if "upgrade" in row["logGroupName"]}
+
+    account.update()
+    assert groups() == {ours: 90, other: None}
+    said = account.type("destroy", DOMAIN, "--yes", "--delete-data")
+    assert other not in said
+    assert groups() == {other: None}
+
+
+def test_a_removal_under_way_is_waited_for_and_one_that_failed_goes_on_without_what_has_gone(account: Scene) -> None:
+    environ = {"ENVIRONMENT": "prod"}
+    account.deploy(**environ)
+    account.emulator.faults(Cluster__delete={"hold": True}, Alb__delete="a listener is in use")
+    first = account.start("destroy", DOMAIN, "--yes", **environ)
+    account.interrupt(first, lambda: account.emulator.status("prod-webhooks") == "DELETE_IN_PROGRESS")
+    second = account.start("destroy", DOMAIN, "--yes", **environ)
+    assert second.stdout is not None
+    said = ""
+    while "this waits until that is over" not in said:
+        line = second.stdout.readline()
+        assert line, said
+        said += line
+    # While it waits, somebody removes the load balancer by hand.
+    balancers = account.emulator.client("elbv2")
+    arn = balancers.describe_load_balancers(Names=["prod-webhooks-alb"])["LoadBalancers"][0]["LoadBalancerArn"]
+    balancers.delete_load_balancer(LoadBalancerArn=arn)
+    account.emulator.faults(Alb__delete="a listener is in use")
+    said += second.communicate(timeout=240)[0]
+    assert second.returncode == 1, said
+    assert account.emulator.status("prod-webhooks") == "DELETE_FAILED"
+    account.emulator.faults()
+    said = account.type("destroy", DOMAIN, "--yes", **environ)
+    assert account.emulator.status("prod-webhooks") == "none"
+    assert account.emulator.status("prod-webhooks-vpc") == "none"
+
+
 def test_what_cannot_be_removed_is_named_and_the_next_run_goes_on(account: Scene) -> None:
     given = account.emulator.client("acm").request_certificate(DomainName=f"*.{DOMAIN}")["CertificateArn"]
     account.deploy(CERTIFICATE_ARN=given)
@@ -133,8 +206,10 @@ def test_what_cannot_be_removed_is_named_and_the_next_run_goes_on(account: Scene
     assert f"certificate {given} (yours)" in said
     assert account.emulator.client("acm").describe_certificate(CertificateArn=given)
     assert account.emulator.status("dev-webhooks") == "none"
-    assert "No stage in account" in account.type("destroy", DOMAIN, "--yes", expect=2)
-    assert "There is no stack dev-webhooks" in account.type("destroy", DOMAIN, "--yes", expect=2, ENVIRONMENT="dev")
+    assert "No stage in account" in account.type("destroy", "other.test", "--yes", expect=2)
+    assert "There is no stack staging-webhooks" in account.type(
+        "destroy", DOMAIN, "--yes", expect=2, ENVIRONMENT="staging"
+    )
 
 
 def test_a_creation_of_prod_that_failed_goes_with_its_database_and_says_what_stays(account: Scene) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from deployment.account import Account
 from deployment.changes import Change, guard, read
+from deployment.contents import VERSIONS_KEPT, Secret
 from deployment.errors import Refused
 from deployment.output import Output
-from scene import DOMAIN, KAFKA_PASSWORD, WEBHOOK_PASSWORD, Scene, scene
+from scene import DOMAIN, KAFKA_PASSWORD, SOURCE_SECRET, WEBHOOK_PASSWORD, Scene, scene
+
+from bridge import eventually
 
 STACK = "dev-webhooks"
 ALARM = "dev-webhooks-ingest-5xx"
@@ -88,6 +93,14 @@ def test_rule_4_another_bridge_leaves_the_broker_alone(dev: Scene) -> None:
     dev.checkout.restore()
 
 
+def test_what_the_commands_decide_is_not_taken_from_the_shell(dev: Scene) -> None:
+    dev.update()
+    before = dev.parameters()
+    own = {"DOMAIN_NAME": "evil.test", "BRIDGE_IMAGE": "evil:1", "KAFKA_IMAGE": "evil:2", "CONFIG_VERSION": "0" * 32}
+    assert "from the environment" not in dev.update(**own)
+    assert dev.parameters() == before
+
+
 def test_rules_15_and_16_a_template_with_one_parameter_fewer(dev: Scene) -> None:
     dev.deploy(ALARM_EMAIL="who@example.test")
     assert dev.parameters()["AlarmEmail"] == "who@example.test"
@@ -147,6 +160,70 @@ def test_rule_2_a_change_of_the_configuration_is_a_deployment_and_goes_back(dev:
     assert "is no release" in dev.update("--rollback", "yesterday", expect=2)
     assert "leave the image's tag out" in dev.type("update", DOMAIN, "tag", "--rollback", expect=2)
     dev.checkout.restore()
+
+
+def test_rule_2_what_was_checked_is_what_is_deployed(dev: Scene) -> None:
+    def sources() -> dict[str, str]:
+        return json.loads(dev.secret("SourcesSecretArn", dev.parameters()["SourcesVersion"]))
+
+    # An attempt that fails has put a secret there: the next one has it, too.
+    dev.config(erp={"username": "erp", "password": "${ERP_PASSWORD}"})
+    tag = dev.parameters()["BridgeImage"].rpartition(":")[2]
+    dev.emulator.faults(IngestService__update="no capacity")
+    dev.update(tag, expect=1, ERP_PASSWORD=SOURCE_SECRET)
+    assert "ERP_PASSWORD" not in sources()
+    dev.emulator.faults()
+    dev.update(tag)
+    assert sources()["ERP_PASSWORD"] == SOURCE_SECRET
+    # A way back leaves the newer secret behind. What runs is what the next one goes on with, and lacks nothing.
+    erp = {"username": "erp", "password": "${ERP_PASSWORD}"}
+    dev.config(erp=erp, pay={"username": "pay", "password": "${PAY_PASSWORD}"})
+    dev.update(tag, PAY_PASSWORD="pay-first-password", ERP_PASSWORD="erp-second-password")
+    dev.update("--rollback")
+    assert sources() == {"ERP_PASSWORD": SOURCE_SECRET}
+    dev.update(tag)
+    assert sources() == {"ERP_PASSWORD": SOURCE_SECRET, "PAY_PASSWORD": "pay-first-password"}
+    dev.checkout.restore()
+
+
+def test_a_release_whose_image_or_configuration_was_removed_is_refused(dev: Scene) -> None:
+    dev.checkout.commit("to be removed")
+    dev.update()
+    gone = dev.parameters()
+    dev.config(erp={"topic": "erp.after"})
+    dev.checkout.commit("after that")
+    dev.update()
+    after = dev.parameters()
+    ecr, repository = dev.emulator.client("ecr"), "kafka-webhook-bridge"
+    tag = gone["BridgeImage"].rpartition(":")[2]
+    (image,) = ecr.batch_get_image(repositoryName=repository, imageIds=[{"imageTag": tag}])["images"]
+    ecr.batch_delete_image(repositoryName=repository, imageIds=[{"imageTag": tag}])
+    assert f"needs {repository}:{tag}, which is not there any more" in dev.update("--rollback", expect=2)
+    ecr.put_image(repositoryName=repository, imageTag=tag, imageManifest=image["imageManifest"])
+    # The emulator forgets no version, so the release names another one.
+    s3, bucket = dev.emulator.client("s3"), dev.outputs("kafka-webhook-bridge-registry")["ArtifactsBucket"]
+    release, version = dev.releases()[-2], "0" * 32
+    text = json.dumps({**release, "parameters": {**gone, "ConfigVersion": version}})
+    s3.put_object(Bucket=bucket, Key=f"releases/{STACK}/{release['name']}/release.json", Body=text)
+    said = dev.update("--rollback", expect=2)
+    assert f"needs ConfigVersion {version}, which Secrets Manager has removed" in said
+    assert dev.parameters() == after
+    dev.checkout.restore()
+
+
+def test_labels_of_old_versions_make_room(dev: Scene) -> None:
+    """A secret has at most twenty labels: AWS refuses the next one."""
+    client = dev.emulator.client("secretsmanager")
+    name = client.create_secret(Name="labels", SecretString="0")["Name"]
+    secret = Secret(Account("0", "eu-central-1", "", None, {"secretsmanager": client}), name)
+    versions = [secret.put(str(number), "") for number in range(1, 25)]
+    labels = [
+        (label, row["VersionId"]) for row in client.list_secret_version_ids(SecretId=name)["Versions"]
+        for label in row["VersionStages"] if label.startswith("kwb-")
+    ]  # fmt: skip
+    assert len(labels) == VERSIONS_KEPT - 1
+    assert [version for _, version in sorted(labels)] == versions[-len(labels) :]
+    assert secret.put("24", versions[-1]) == secret.put("24", "") == versions[-1]
 
 
 def test_the_brokers_folder_does_not_go_back(dev: Scene) -> None:
@@ -270,6 +347,10 @@ def test_rules_6_and_17_what_counts_as_a_loss(kind: str, capsys: pytest.CaptureF
         with pytest.raises(Refused, match="X"):
             guard([read(lost)], (), Output())
         guard([read(lost)], ("X",), Output())
+    unknown = {"Action": "Dynamic", "LogicalResourceId": "X", "ResourceType": kind}
+    with pytest.raises(Refused, match=r"X .* may be replaced or removed, AWS cannot say yet"):
+        guard([read(unknown)], (), Output())
+    guard([read(unknown)], ("X",), Output())
     for kept in (
         resource(kind, "Conditional", Evaluation="Dynamic"), resource(kind, "Conditional", needs="Conditionally")
     ):  # fmt: skip
@@ -345,9 +426,77 @@ def test_rule_18_the_5xx_alarm_takes_an_update_back_unless_it_is_red_before(dev:
     assert f"{ALARM} is red before anything was changed" in said
     assert "--no-alarm-rollback" in said
     said = dev.update("--no-alarm-rollback")
-    assert not any("RollbackTriggers" in name for name in requests_of(dev))
+    assert requests_of(dev)["RollbackConfiguration.RollbackTriggers"] == ""  # none, in the place of those before
     assert f"warning: {ALARM} is red" in said
     cloudwatch.set_alarm_state(AlarmName=ALARM, StateValue="OK", StateReason="cured")
+    dev.checkout.restore()
+
+
+def test_rule_16_an_interrupted_update_is_a_release_all_the_same(dev: Scene) -> None:
+    dev.checkout.commit("before")
+    dev.update()
+    before = dev.parameters()
+    tag = dev.checkout.commit("interrupted")
+    dev.emulator.faults(IngestService__update={"hold": True})
+    process = dev.start("update", DOMAIN, SKIP_SMOKE="1")
+    said = dev.interrupt(process, lambda: dev.emulator.status(STACK) == "UPDATE_IN_PROGRESS")
+    assert "it follows what is under way" in said
+    assert [row["parameters"]["BridgeImage"].rpartition(":")[2] for row in dev.releases(state="started")] == [tag]
+    dev.emulator.faults()
+    dev.update("--rollback")  # waits, and knows what it goes back from
+    assert dev.parameters()["BridgeImage"] == before["BridgeImage"]
+    assert dev.releases(state="started") == []
+    assert tag in dev.releases()[-2]["parameters"]["BridgeImage"]
+
+    # The way back is interrupted: the same command again finishes it, and does not go further back.
+    dev.checkout.commit("once more")
+    dev.update()
+    dev.emulator.faults(IngestService__update={"hold": True})
+    process = dev.start("update", DOMAIN, "--rollback", SKIP_SMOKE="1")
+    dev.interrupt(process, lambda: dev.emulator.status(STACK) == "UPDATE_IN_PROGRESS")
+    dev.emulator.faults()
+    said = dev.update("--rollback")
+    assert "was interrupted: it is finished" in said
+    assert tag in dev.parameters()["BridgeImage"]
+    assert dev.releases()[-1]["of"] == dev.releases()[-4]["name"]
+
+    # Taken back by AWS while nobody looked, and never carried out at all: neither is a release.
+    dev.checkout.commit("fails while nobody looks")
+    count = len(dev.releases())
+    dev.emulator.faults(IngestService__update={"hold": True})
+    process = dev.start("update", DOMAIN, SKIP_SMOKE="1")
+    dev.interrupt(process, lambda: dev.emulator.status(STACK) == "UPDATE_IN_PROGRESS")
+    dev.emulator.client("cloudformation").cancel_update_stack(StackName=STACK)
+    dev.emulator.faults()
+    eventually(lambda: dev.emulator.status(STACK) == "UPDATE_ROLLBACK_COMPLETE", "it is taken back")
+    dev.update("--dry-run")
+    assert len(dev.releases()) == count
+    assert dev.releases(state="started") == []
+    dev.checkout.restore()
+
+
+def test_rule_16_clocks_that_differ_change_no_order_and_what_runs_is_no_way_back(dev: Scene) -> None:
+    dev.checkout.commit("by a colleague")
+    dev.update()
+    # Whose clock is a day ahead.
+    s3, bucket = dev.emulator.client("s3"), dev.outputs("kafka-webhook-bridge-registry")["ArtifactsBucket"]
+    good = dev.releases()[-1]
+    ahead = f"{datetime.now(UTC) + timedelta(days=1):%Y%m%dT%H%M%SZ}"
+    for file in ("template.yaml", "release.json"):
+        place = f"releases/{STACK}/{good['name']}/{file}"
+        text = s3.get_object(Bucket=bucket, Key=place)["Body"].read().decode()
+        s3.put_object(Bucket=bucket, Key=place.replace(good["name"], ahead), Body=text.replace(good["name"], ahead))
+        s3.delete_object(Bucket=bucket, Key=place)
+    dev.checkout.commit("bad")
+    dev.update()
+    bad = dev.releases()[-1]
+    assert bad["name"] > ahead
+    dev.update("--rollback")
+    assert dev.parameters()["BridgeImage"] == good["parameters"]["BridgeImage"]
+    for words in (["--rollback", ahead], ["--rollback", ahead, "--dry-run"]):
+        said = dev.update(*words, expect=2)
+        assert f"The release {ahead} is what runs: nothing was changed" in said
+        assert bad["name"] in said
     dev.checkout.restore()
 
 

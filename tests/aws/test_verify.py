@@ -139,7 +139,7 @@ def test_rule_3_an_event_goes_in_by_https_and_comes_out_of_kafkas_tls_port(world
     assert "webhooks are taken and refused as they should be, and Kafka is read from outside" in said
     assert said.splitlines()[-1] == "done"
     assert "DNS pending" not in said  # names that are led elsewhere are not looked up
-    assert world.scene.releases()[-1]["verified"] is None  # of the deployment; nothing was deployed now
+    assert world.scene.releases()[-1]["verified"] is True  # of the deployment, which was not looked at before
     first, *_ = world.tasks()
     assert first == "users create kwb-smoke --topics kwb.smoke --group-prefix kwb-smoke --expires 1h"
     # The next time the user is there, and is made anew.
@@ -177,8 +177,25 @@ def test_credentials_that_the_bridge_does_not_know(world: World) -> None:
     try:
         client.put_secret_value(SecretId=arn, SecretString='{"username": "webhook", "password": "not-the-bridges"}')
         assert "A webhook with credentials was answered 401" in world.update(expect=3)
+        assert world.scene.releases()[-1]["verified"] is False
+        world.update(SKIP_SMOKE="1")
+        assert world.scene.releases()[-1]["verified"] is False  # nobody looked
     finally:
         client.put_secret_value(SecretId=arn, SecretString=right)
+    world.update()
+    assert world.scene.releases()[-1]["verified"] is True
+
+
+def test_what_could_not_be_seen_is_no_verdict(world: World) -> None:
+    client = world.scene.emulator.client("secretsmanager")
+    arn = world.scene.outputs()["WebhookSecretArn"]
+    right, before = client.get_secret_value(SecretId=arn)["SecretString"], world.scene.releases()[-1]["verified"]
+    client.delete_secret(SecretId=arn, ForceDeleteWithoutRecovery=True)
+    try:
+        assert "whether it works could not be seen" in world.update(expect=3)
+        assert world.scene.releases()[-1]["verified"] is before
+    finally:
+        client.create_secret(Name=arn, SecretString=right)
 
 
 def test_a_door_that_is_open_to_everybody(world: World) -> None:
