@@ -60,7 +60,7 @@ def test_rule_10_cfn_lint_sees_a_database_that_would_be_deleted_without_a_word_a
     done = cfn_lint(mutant(tmp_path, **changes))
     assert done.returncode != 0
     found = set(re.findall(r"^[EWI]\d+", done.stdout, re.MULTILINE))
-    assert found == {"E3030", "I3011"}, done.stdout
+    assert found == {"E3030", "I3011", "W3011"}, done.stdout
 
 
 # ── what CloudFormation refuses and no linter sees ───────────────────────────────────────────────────────────────────

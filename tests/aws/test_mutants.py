@@ -16,7 +16,7 @@ SCENES = (
     Scene("staging", "iam", "per-az", console=False, more=tuple(ELSEWHERE.items())),
     Scene("dev", "single", own_vpc=False, more=(("AlarmEmail", "someone@example.com"), *VERSIONS.items(), *GENERATED)),
     Scene("staging", "scram"),
-    Scene("dev", "mtls", console=False),
+    Scene("dev", "mtls"),
     Scene("dev", "scram", own_vpc=False, more=(("KafkaClientSecretArn", ""),)),
 )
 

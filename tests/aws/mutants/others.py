@@ -283,6 +283,32 @@ MUTANTS: list[Mutant] = [
         tasks.rule_6_the_bridge_logs_in_as_the_cluster_asks,
         put(container("IngestTask", "Secrets/8/Fn::If/1/ValueFrom"), sub("${KafkaClientSecretArn}:key::")),
     ),
+    (
+        "password-of-one-version",
+        tasks.rule_21_secrets_are_named_by_what_ecs_understands,
+        put(container("ConsoleTask", "Secrets/Name=CONSOLE_PASSWORD/ValueFrom"), sub("${ConsoleSecret}:password::x")),
+    ),
+    ("few-files", tasks.containers_hold_little, drop(container("KafkaTask", "Ulimits"))),
+    (
+        "ingest-before-its-schema",
+        tasks.services_wait_for_their_listener,
+        put(B + "IngestService/DependsOn", "WebhooksRule"),
+    ),
+    (
+        "fewer-at-once",
+        tasks.rule_11_only_ingest_scales,
+        put(of("IngestScalingByCpu", "TargetTrackingScalingPolicyConfiguration/ScaleInCooldown"), 0),
+    ),
+    (
+        "files-of-everybody",
+        data.rule_5_kafka_keeps_its_files,
+        put(of("FileSystemAccess", "RootDirectory/CreationInfo/Permissions"), "0777"),
+    ),
+    (
+        "password-in-no-json",
+        data.rule_7_generated_passwords_are_harmless,
+        put(of("WebhookSecret", "SecretString/Fn::If/2/Fn::Sub"), '{"username": "u", "password": "${WebhookPassword}"'),
+    ),
     # ---- names
     *(
         (f"nameless-{name}", shape.names_are_those_of_the_stage_and_fit, drop(of(name, key)))

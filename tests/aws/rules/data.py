@@ -108,6 +108,10 @@ def rule_7_generated_passwords_are_harmless(world: World) -> Iterator[str]:
         if made is None:
             if not one.get("SecretString"):
                 yield f"{one.id} is empty, and no task starts with it"
+            elif one.get("SecretString").startswith("{"):
+                given = json.loads(one.get("SecretString"))  # that of the configuration is YAML
+                if given and given.keys() != {"username", "password"}:
+                    yield f"{one.id} has {sorted(given)}"
             continue
         # Another word here, and CloudFormation makes a new password that no task and no sender knows.
         if {name: text(made.get(name)) for name in made.keys() - {"SecretStringTemplate"}} != GENERATED:
@@ -332,8 +336,11 @@ def rule_5_kafka_keeps_its_files(world: World) -> Iterator[str]:
     if point.get("RootDirectory.Path") != world.bridge.parameters["KafkaDataPath"]:
         yield f"its data are in {point.get('RootDirectory.Path')}"
     user, made = point.get("PosixUser", {}), point.get("RootDirectory.CreationInfo", {})
-    if (text(user.get("Uid")), text(made.get("OwnerUid"))) != ("1000", "1000"):
+    owner = {"OwnerUid": "1000", "OwnerGid": "1000", "Permissions": "0750"}
+    if (user, made) != ({"Uid": "1000", "Gid": "1000"}, owner):
         yield f"its files belong to {user}, {made}"
+    if point.get("FileSystemId") != f"<{system.id}>":
+        yield f"its access point is of {point.get('FileSystemId')}"
     broker = world.container("kafka")
     mounted = {one["SourceVolume"]: one["ContainerPath"] for one in broker.get("MountPoints", [])}
     if volumes[0]["Name"] not in mounted or any(

@@ -33,6 +33,7 @@ IMAGES = {"kafka/kafka": "KafkaImage", "kafka/guard": "GuardImage"}  # all other
 VALUE_FROM = re.compile(
     r"(?P<secret><\w+(?:\.Id)?>|arn:[^:]+(?::[^:]+){5})(?::(?P<key>[^:]*):(?P<stage>[^:]*):(?P<version>[^:]*))?"
 )
+FILES = {"ingest": 16384, "kafka": 65535}  # open at once, sockets among them
 SECRET_NAME = re.compile(r"PASSWORD|SECRETS?_JSON|TOKEN|KWB_CONFIG$|(?<!PUBLIC)_KEY$")
 
 
@@ -214,6 +215,8 @@ def rule_11_only_ingest_scales(world: World) -> Iterator[str]:
         at = one.get("TargetTrackingScalingPolicyConfiguration", {})
         metric = at.get("PredefinedMetricSpecification", {})
         found[metric.get("PredefinedMetricType")] = (int(at.get("TargetValue", 0)), metric.get("ResourceLabel"))
+        if (at.get("ScaleOutCooldown"), at.get("ScaleInCooldown")) != (60, 300):
+            yield f"{one.id} waits {at.get('ScaleOutCooldown')} s for more, {at.get('ScaleInCooldown')} s for fewer"
         if one.get("ScalingTargetId") != f"<{scaled[0].id}>":
             yield f"{one.id} scales something else"
     wanted = {
@@ -262,9 +265,10 @@ def containers_hold_little(world: World) -> Iterator[str]:
         wrong = {"Privileged", "ExtraHosts", "Links", "Hostname", "DockerSecurityOptions", "DnsServers", "Interactive"}
         if found := wrong & {key for key, one in container.items() if one not in (False, [], "false")}:
             yield f"{name}: Fargate refuses {sorted(found)}"
-        for limit in container.get("Ulimits", []):
-            if limit["Name"] != "nofile" or not 16384 <= int(limit["SoftLimit"]) <= int(limit["HardLimit"]) <= 1048576:
-                yield f"{name}: {limit}"
+        limits = [(one["Name"], one["SoftLimit"], one["HardLimit"]) for one in container.get("Ulimits", [])]
+        files = FILES.get(name.split("/")[1])
+        if limits != ([("nofile", files, files)] if files else []):
+            yield f"{name}: {limits}"
         for port in container.get("PortMappings", []):
             if text(port.get("HostPort", port["ContainerPort"])) != text(port["ContainerPort"]):
                 yield f"{name}: with its own address a task has its own ports, {port}"
@@ -296,7 +300,10 @@ def services_deploy_as_they_can(world: World) -> Iterator[str]:
 
 
 def services_wait_for_their_listener(world: World) -> Iterator[str]:
-    """ECS refuses a service whose target group no load balancer uses yet."""
+    """ECS refuses a service whose target group no load balancer uses yet; and who needs the schema waits for it."""
+    for role in {"ingest", "console"} & set(world.services):
+        if world.services["worker"].id not in before(world, world.services[role]):
+            yield f"{role} may come before its schema, which the worker brings"
     for role, service in world.services.items():
         for one in service.get("LoadBalancers", []):
             users = {
@@ -402,6 +409,9 @@ def rule_21_secrets_are_named_by_what_ecs_understands(world: World) -> Iterator[
             if found is None:
                 yield f"{name}: {variable} from {source}"
                 continue
+            versioned = variable in {"KWB_CONFIG", "KWB_SECRETS_JSON"}
+            if found["stage"] or (found["version"] and not versioned):
+                yield f"{name}: {variable} is of one version alone, {source}"
             at = world.bridge.at(found["secret"])
             if at is None:
                 continue
