@@ -194,9 +194,9 @@ def show(stack: Stack, changes: Sequence[Change], *, new: bool) -> None:
         return
     words = {True: "replaced", None: "may be replaced", False: ""}
     stack.out.table(
-        ("action", "resource", "type", "replaced", "because of"),
+        ("change", "type", "replaced", "because of"),
         [
-            (change.action, change.logical, change.kind, words[change.replacement], ", ".join(change.causes))
+            (f"{change.action} {change.logical}", change.kind, words[change.replacement], ", ".join(change.causes))
             for change in changes
         ],
     )

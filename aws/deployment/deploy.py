@@ -28,8 +28,7 @@ def deploy(options: Options, account: Account, out: Output) -> None:
     own_network = _own_network(stage, rollout, wanted)
     if own_network:
         network.check(account, out, stage.name, options.environ)
-    if zone := wanted.get("HostedZoneId"):
-        names.check_zone(account, zone, stage.domain)
+    wanted |= _zone(stage, rollout, wanted)
     if not options.dry_run and (made := make_missing_roles(account)):
         out.note(f"made the account's roles for {', '.join(made)}")
     bucket = registry.ensure(account, out, dry_run=options.dry_run)
@@ -46,7 +45,7 @@ def deploy(options: Options, account: Account, out: Output) -> None:
             _no_further(out, "the network's stack")
             return
         wanted |= told
-    wanted |= _names(stage, rollout, wanted, out)
+    wanted |= _certificate(stage, rollout, wanted)
     if new:
         rollout.make(rollout.plan(bucket, wanted))
     else:
@@ -69,22 +68,31 @@ def _own_network(stage: Stage, rollout: Rollout, wanted: Mapping[str, str]) -> b
     return rollout.deployed is None or stage.network.exists()
 
 
-def _names(stage: Stage, rollout: Rollout, wanted: Mapping[str, str], out: Output) -> dict[str, str]:
-    """HostedZoneId or CertificateArn, whichever makes the names and their certificate."""
-    if arn := wanted.get("CertificateArn"):
+def _zone(stage: Stage, rollout: Rollout, wanted: Mapping[str, str]) -> dict[str, str]:
+    """HostedZoneId, where there is a zone and nobody has said otherwise. Raises Refused for what could not serve."""
+    arn, zone = wanted.get("CertificateArn"), wanted.get("HostedZoneId")
+    if arn:
         names.check_certificate(stage.account, arn, stage.domain)
-        return {}
+    if zone:
+        names.check_zone(stage.account, zone, stage.domain)
     if rollout.value("CertificateArn", wanted) or rollout.value("HostedZoneId", wanted):
         return {}
-    if zone := names.zone_of(stage.account, stage.domain):
-        out.note(f"hosted zone {zone}: the stack makes the certificate and the records")
-        return {"HostedZoneId": zone}
-    out.note(f"no public hosted zone for {stage.domain} in this account: its DNS is elsewhere")
+    if found := names.zone_of(stage.account, stage.domain):
+        stage.out.note(f"hosted zone {found}: the stack makes the certificate and the records")
+        return {"HostedZoneId": found}
+    stage.out.note(f"no public hosted zone for {stage.domain} in this account: its DNS is elsewhere")
+    return {}
+
+
+def _certificate(stage: Stage, rollout: Rollout, wanted: Mapping[str, str]) -> dict[str, str]:
+    """CertificateArn, where the stack cannot make one itself."""
+    if rollout.value("CertificateArn", wanted) or rollout.value("HostedZoneId", wanted):
+        return {}
     if rollout.options.dry_run:
-        out.note("a certificate would be asked for first, and the records that prove the domain be shown")
+        stage.out.note("a certificate would be asked for first, and the records that prove the domain be shown")
         return {"CertificateArn": f"arn:aws:acm:{stage.account.region}:{stage.account.number}:certificate/not-yet"}
     minutes = rollout.options.certificate_minutes
-    arn = names.certificate(stage.account, stage.domain, stage.stack.name, out, wait_minutes=minutes)
+    arn = names.certificate(stage.account, stage.domain, stage.stack.name, stage.out, wait_minutes=minutes)
     return {"CertificateArn": arn}
 
 

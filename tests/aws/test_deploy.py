@@ -347,11 +347,11 @@ def test_of_several_zones_one_is_named_and_it_holds_the_domain(account: Scene) -
     assert "is private, and nobody outside would find the names" in said
     assert f"which does not hold {DOMAIN}" in account.deploy(HOSTED_ZONE_ID=other, expect=2)
     assert "HOSTED_ZONE_ID=Z0: " in account.deploy(HOSTED_ZONE_ID="Z0", expect=2)
-    assert account.emulator.client("cloudformation").describe_stacks()["Stacks"] == []
     said = account.deploy(expect=2)
     assert f"There are 2 public zones {DOMAIN}: " in said
     assert first in said
     assert "HOSTED_ZONE_ID=… names the one" in said
+    assert account.emulator.client("cloudformation").describe_stacks()["Stacks"] == []
     account.deploy(HOSTED_ZONE_ID=second)
     assert account.parameters()["HostedZoneId"] == second
 

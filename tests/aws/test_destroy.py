@@ -194,6 +194,17 @@ def test_a_removal_under_way_is_waited_for_and_one_that_failed_goes_on_without_w
     assert account.emulator.status("prod-webhooks-vpc") == "none"
 
 
+def test_a_network_that_never_had_its_stage_is_removed_and_that_is_said(account: Scene) -> None:
+    account.emulator.faults(Vpc__create={"hold": True})
+    process = account.start("deploy", DOMAIN, ENVIRONMENT="dev", SKIP_SMOKE="1")
+    account.interrupt(process, lambda: account.emulator.status("dev-webhooks-vpc") == "CREATE_IN_PROGRESS")
+    account.emulator.faults()
+    assert "No stage in account" in account.type("destroy", DOMAIN, "--yes", expect=2)
+    said = account.type("destroy", DOMAIN, "--yes", ENVIRONMENT="dev")
+    assert "Which domain dev-webhooks-vpc is for is not known: it never had a dev-webhooks" in said
+    assert account.emulator.status("dev-webhooks-vpc") == "none"
+
+
 def test_what_cannot_be_removed_is_named_and_the_next_run_goes_on(account: Scene) -> None:
     given = account.emulator.client("acm").request_certificate(DomainName=f"*.{DOMAIN}")["CertificateArn"]
     account.deploy(CERTIFICATE_ARN=given)
