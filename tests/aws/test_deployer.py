@@ -191,6 +191,7 @@ def test_what_is_left_out_is_in_the_schemas() -> None:
 
 PREFIXES = {"elbv2": "elasticloadbalancing", "efs": "elasticfilesystem"}
 ACTIONS = {  # operation → what IAM calls it, where that is something else
+    "s3:HeadBucket": ["s3:ListBucket"],
     "s3:ListObjectsV2": ["s3:ListBucket"],
     "s3:ListObjectVersions": ["s3:ListBucketVersions"],
     "s3:DeleteObjects": ["s3:DeleteObject", "s3:DeleteObjectVersion"],

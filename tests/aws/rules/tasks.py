@@ -33,7 +33,7 @@ IMAGES = {"kafka/kafka": "KafkaImage", "kafka/guard": "GuardImage"}  # all other
 VALUE_FROM = re.compile(
     r"(?P<secret><\w+(?:\.Id)?>|arn:[^:]+(?::[^:]+){5})(?::(?P<key>[^:]*):(?P<stage>[^:]*):(?P<version>[^:]*))?"
 )
-FILES = {"ingest": 16384, "kafka": 65535}  # open at once, sockets among them
+FILES = {"ingest": 16384, "kafka": 65535, "guard": 16384}  # open at once, sockets among them
 SECRET_NAME = re.compile(r"PASSWORD|SECRETS?_JSON|TOKEN|KWB_CONFIG$|(?<!PUBLIC)_KEY$")
 
 
