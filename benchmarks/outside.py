@@ -44,9 +44,7 @@ from servers import embedded_stack
 from topics import Cluster, Topics
 
 sys.path.insert(0, str(results.ROOT / "tests"))
-sys.path.insert(0, str(results.ROOT / "tests" / "deployment"))
 import raw_kafka
-
 from edge import edge, guarding
 
 BODY_BYTES = 1024

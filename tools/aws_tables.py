@@ -189,7 +189,7 @@ def _threshold(row: Mapping[str, Any]) -> str:
         stages = TEMPLATES["bridge"].mapping("Stage")
         return " / ".join(str(stages[stage][value[2]]) for stage in STAGES)
     number = int(value)
-    return f"{number >> 30} GiB" if number >= 1 << 30 else str(number)
+    return f"{number / 2**30:g} GiB" if number >= 1 << 30 else str(number)
 
 
 # ── costs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -5,6 +5,7 @@ BASE_DOMAIN               for a <subdomain> without a dot: <subdomain>.$BASE_DOM
 KAFKA_MODE, …             every parameter of the templates by its name in capitals (KafkaMode, NatGateways, AlarmEmail)
 ALLOW_REPLACE             logical ids, with commas, of databases, file systems and load balancers that may be replaced
 SOURCES_FILE              JSON object of the sources' secrets; a name of bridge.yaml in the environment goes before it
+UPDATE_GUARD              1: the broker's guard is updated, too, which restarts the broker
 SKIP_SMOKE                1: no verification from outside at the end
 VERIFY_MINUTES            how long services, targets and names may take to be right; default: 15
 VERIFY_CONNECT_TO         name:port=host:port, with commas: the verification goes there, where names lead elsewhere
@@ -53,6 +54,7 @@ class Options:
     delete_data: bool = False
     words: tuple[str, ...] = ()
     allow_replace: frozenset[str] = frozenset()
+    update_guard: bool = False
     skip_smoke: bool = False
     verify_minutes: float = VERIFY_MINUTES
     certificate_minutes: float = CERTIFICATE_MINUTES
@@ -91,6 +93,7 @@ def parse(arguments: Sequence[str], environ: Mapping[str, str]) -> Options:
         alarm_rollback=not getattr(given, "no_alarm_rollback", False), yes=getattr(given, "yes", False),
         delete_data=getattr(given, "delete_data", False), words=words[1:] if words[:1] == ("kwb",) else words,
         allow_replace=frozenset(filter(None, re.split(r"[,\s]+", environ.get("ALLOW_REPLACE", "")))),
+        update_guard=environ.get("UPDATE_GUARD", "") not in ("", "0"),
         skip_smoke=environ.get("SKIP_SMOKE", "") not in ("", "0"),
         verify_minutes=_minutes("VERIFY_MINUTES", VERIFY_MINUTES, environ),
         certificate_minutes=_minutes("CERTIFICATE_WAIT_MINUTES", CERTIFICATE_MINUTES, environ), environ=environ,

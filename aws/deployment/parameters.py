@@ -12,7 +12,9 @@ from deployment.output import Output
 from deployment.templates import Template
 
 # Decided by the commands themselves, so never taken from the environment by accident.
-OWN = frozenset({"Environment", "DomainName", "BridgeImage", "KafkaImage", "ConfigVersion", "SourcesVersion"})
+OWN = frozenset(
+    {"Environment", "DomainName", "BridgeImage", "KafkaImage", "GuardImage", "ConfigVersion", "SourcesVersion"}
+)
 # Decided on the way, where nobody gives them.
 LATER = OWN | {"HostedZoneId", "CertificateArn", "VpcId", "VpcCidr", "PublicSubnetIds", "PrivateSubnetIds"}
 ONLY_AT_CREATION = "DatabaseSnapshotId"

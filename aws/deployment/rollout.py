@@ -61,7 +61,7 @@ class Rollout:
     # ── images ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def images(self, wanted: Mapping[str, str]) -> dict[str, str]:
-        """BridgeImage and KafkaImage, in the repositories for sure, unless it is a dry run."""
+        """BridgeImage, KafkaImage and GuardImage, in the repositories for sure, unless it is a dry run."""
         account, out = self.stage.account, self.stage.out
         architecture = self.value("CpuArchitecture", wanted) or "X86_64"
         own = images.checkout_tag() if not self.options.tag or (ROOT / ".git").exists() else ""
@@ -80,7 +80,16 @@ class Rollout:
                 found[parameter] = images.ensure(
                     repository, image_tag, own=buildable, architecture=architecture, build=build, out=out
                 )
-        return found
+        return {**found, "GuardImage": self._guard(found)}
+
+    def _guard(self, found: Mapping[str, str]) -> str:
+        """The bridge's image that the broker's guard is run from. It is in the broker's task, so another one restarts
+        the broker: it stays until the broker gets another image, too, or it is asked for."""
+        if not found["KafkaImage"]:
+            return ""
+        deployed = self.deployed or {}
+        stays = deployed.get("KafkaImage") == found["KafkaImage"] and not self.options.update_guard
+        return (deployed.get("GuardImage", "") if stays else "") or found["BridgeImage"]
 
     # ── configuration ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -89,7 +89,8 @@ def _check_there(stage: Stage, rollout: Rollout, release: Release) -> None:
     """Raises Refused when what the release needs has been removed since, or serves no more."""
     if arn := release.parameters.get("CertificateArn", ""):
         names.check_certificate(stage.account, arn, stage.domain)
-    for parameter, repository in (("BridgeImage", images.BRIDGE), ("KafkaImage", images.KAFKA)):
+    repositories = {"BridgeImage": images.BRIDGE, "KafkaImage": images.KAFKA, "GuardImage": images.BRIDGE}
+    for parameter, repository in repositories.items():
         tag = release.parameters.get(parameter, "").rpartition(":")[2]
         if tag and images.Repository(stage.account, repository).platforms(tag) is None:
             raise Refused(f"The release {release.name} needs {repository}:{tag}, which is not there any more.")

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from world import Scene, World, environment, world
 from world import secrets as named_secrets
 
-from bridge import PASSWORD, USER, Serve
+from bridge import PASSWORD, USER, Serve, eventually
 from kafka_webhook_bridge.kafka.probe import await_broker
 from kafka_webhook_bridge.settings import KafkaSettings
 from kafka_webhook_bridge.stack.jars import jars
@@ -57,28 +57,29 @@ def definition(role: str, name: str = "") -> dict[str, Any]:
 
 
 class KafkaTask:
-    """The broker, started by the image's entry point. Its data survive `end` and `start`."""
+    """The broker, started by the image's entry point, and its guard. Its data survive `end` and `start`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.password = secrets.token_hex(20)
-        self.controller, self.internal, self.broker, self.proxy = free_ports(4)
+        self.controller, self.internal, self.broker, self.proxy, self.door = free_ports(5)
         self.outside = 0  # the port of whoever ends TLS in front of PROXY
-        self.final, self.output = folder / "config", folder / "kafka.out"
+        self.final, self.output, self.guard_log = folder / "config", folder / "kafka.out", folder / "guard.out"
         for path in (self.final, folder / "default", folder / "mounted"):
             path.mkdir()
         for name in ("log4j2.yaml", "tools-log4j2.yaml"):
             (folder / "default" / name).write_text(LOG4J)
         (folder / "default" / "server.properties").write_text("")
         self.process: subprocess.Popen[bytes] | None = None
+        self.guard: subprocess.Popen[bytes] | None = None
 
     def environ(self) -> dict[str, str]:
-        """The container's. Addresses, ports and the data folder become this machine's."""
+        """The broker's container's. Addresses, ports and the data folder become this machine's."""
         container = definition("kafka")
         assert set(named_secrets(container)) == {"BROKER_PASSWORD"}
         changed = {
             "0.0.0.0:9094": f"127.0.0.1:{self.internal}", "0.0.0.0:9095": f"127.0.0.1:{self.broker}",
-            "0.0.0.0:9096": f"127.0.0.1:{self.proxy}", "127.0.0.1:9093": f"127.0.0.1:{self.controller}",
+            "127.0.0.1:9097": f"127.0.0.1:{self.proxy}", "127.0.0.1:9093": f"127.0.0.1:{self.controller}",
             "kafka.dev-webhooks.internal:9094": f"127.0.0.1:{self.internal}",
             "kafka.dev-webhooks.internal:9095": f"127.0.0.1:{self.broker}",
             "kafka.hooks.example.com:9443": f"localhost:{self.outside}",
@@ -102,17 +103,42 @@ class KafkaTask:
             )
         process = self.process
         assert await_broker(self.settings(), 120, go_on=lambda: process.poll() is None), self.log()[-4000:]
+        self._start_guard()  # the broker is healthy
+
+    def _start_guard(self) -> None:
+        container = definition("kafka", "guard")
+        assert not environment(container) | named_secrets(container)
+        changed = {"0.0.0.0:9096": f"127.0.0.1:{self.door}", "127.0.0.1:9097": f"127.0.0.1:{self.proxy}"}
+        command = [replaced(word, changed) for word in container["Command"]]
+        with self.guard_log.open("ab") as output:
+            self.guard = subprocess.Popen(
+                [sys.executable, "-m", "kafka_webhook_bridge.cli", *command], env={"PATH": os.defpath},
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+            )  # fmt: skip
+        eventually(self.guarded, "the guard's health check of the template is well")
+
+    def guarded(self) -> bool:
+        """What the health check of the guard's container says."""
+        first, *words = definition("kafka", "guard")["HealthCheck"]["Command"]
+        assert first == "CMD"
+        command = [sys.executable, *(word.replace("9096", str(self.door)) for word in words[1:])]
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
     def end(self) -> int:
-        """As ECS stops a task: SIGTERM, and SIGKILL after its stop time. The exit status."""
+        """As ECS stops a task: what depends on another first, SIGTERM, and SIGKILL after its stop time. The exit status
+        of the broker."""
         assert self.process is not None
+        assert self.guard is not None
+        self.guard.send_signal(signal.SIGTERM)
+        assert self.guard.wait(definition("kafka", "guard")["StopTimeout"]) == 0
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(definition("kafka")["StopTimeout"])
 
     def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        for process in (self.guard, self.process):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait()
 
     def settings(self) -> KafkaSettings:
         """The bridge on INTERNAL."""

@@ -15,7 +15,7 @@ from deployment.templates import load
 from rules.network import Flow, flows
 from world import Scene, templates, world
 
-from deployment import costs
+from deployment import arguments, costs
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "aws/README.md"
@@ -68,7 +68,7 @@ THEIRS = [(page, one) for page in PAGES for line in commands(page) for one in of
 ENVIRONMENT = {"BASE_DOMAIN": "example.com", "ENVIRONMENT": "dev", "DOCS": "1"}
 PARAMETERS = {variable(name) for which in ("bridge", "vpc") for name in load(which).parameters}
 SECRETS = {"SHOPIFY_SECRET"}  # of sources; any name will do
-SCRIPTS = {"SKIP_SMOKE", "SOURCES_FILE", "ALLOW_REPLACE", "BASE_DOMAIN", "ENVIRONMENT"}
+SCRIPTS = {"SKIP_SMOKE", "UPDATE_GUARD", "SOURCES_FILE", "ALLOW_REPLACE", "BASE_DOMAIN", "ENVIRONMENT"}
 
 
 def unknown(line: str) -> list[str]:
@@ -125,6 +125,17 @@ def test_awss_cli_takes_what_the_pages_give_it(page: Path, line: str) -> None:
 def test_an_option_that_aws_does_not_have_is_found() -> None:
     assert wrong("aws ecs update-service --cluster c --services s --force-new-deployment") == ["--services"]
     assert wrong("aws rds delete-database --region x") == ["delete-database"]
+
+
+def test_every_variable_that_the_scripts_read_is_explained() -> None:
+    """In the help of each, which is also the table in the README."""
+    python = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "aws/deployment").glob("*.py"))
+    read = set(re.findall(r'environ(?:\.get\(|\[)"([A-Z_]+)"', python))
+    for path in (ROOT / "aws").glob("*.sh"):
+        read |= set(re.findall(r"\$\{([A-Z_]+)\b", path.read_text(encoding="utf-8"))) - {"BASH_SOURCE"}
+    assert {"SKIP_SMOKE", "VENV_AWS"} <= read
+    explained = set(re.findall(r"^([A-Z_]+)(?:, …)?  ", arguments.__doc__ or "", re.MULTILINE))
+    assert read <= explained
 
 
 def test_there_are_commands_of_both_kinds() -> None:

@@ -191,9 +191,9 @@ def test_what_is_left_out_is_in_the_schemas() -> None:
 
 PREFIXES = {"elbv2": "elasticloadbalancing", "efs": "elasticfilesystem"}
 ACTIONS = {  # operation → what IAM calls it, where that is something else
+    "s3:HeadBucket": ["s3:ListBucket"],
     "s3:ListObjectsV2": ["s3:ListBucket"],
     "s3:ListObjectVersions": ["s3:ListBucketVersions"],
-    "s3:HeadBucket": ["s3:ListBucket"],
     "s3:DeleteObjects": ["s3:DeleteObject", "s3:DeleteObjectVersion"],
 }
 # What scripts and people touch, by service; `*` where AWS knows no resource of the action.

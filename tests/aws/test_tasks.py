@@ -27,7 +27,7 @@ import confluent_kafka.admin
 import pytest
 import yaml
 from task_world import ENTRYPOINT, ROOT, SCENE, USERNAME, Bridge, KafkaTask, definition, filters, matches, value_of
-from tls_proxy import TlsProxy
+from tls_proxy import HEALTH_CHECK, TlsProxy
 from world import KAFKAS, STAGES, Scene, environment, secrets, world
 
 from authority import Authority
@@ -35,6 +35,7 @@ from bridge import LOGIN, WAIT_S, Serve, eventually
 from kafka_webhook_bridge.app.preflight import Role, load
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.users import Users
+from raw_kafka import API_VERSIONS, Raw, request
 from secrets_manager import SecretsManager
 from tls_postgres import TlsPostgres, tls_postgres
 
@@ -65,11 +66,12 @@ def authority(folder: Path) -> Authority:
 def kafka(folder: Path, authority: Authority) -> Iterator[KafkaTask]:
     (folder / "kafka").mkdir()
     task = KafkaTask(folder / "kafka")
-    door = TlsProxy(folder / "door", task.proxy)
+    door = TlsProxy(folder / "door", task.door)
     task.outside = door.port
     try:
         task.start()
         yield task
+        assert "traceback" not in task.guard_log.read_text()
     finally:
         task.kill()
         door.close()
@@ -170,6 +172,7 @@ TOPIC_NAME = yaml.safe_load((ROOT / "aws/config/dev.yaml").read_text())["sources
 DIFFERENT = {
     "CLUSTER_ID": "another cluster",
     "KAFKA_HEAP_OPTS": "4 GB",
+    "KAFKA_LISTENERS": "the guard is in the same task, and listens where PROXY does elsewhere",
     "KAFKA_ADVERTISED_LISTENERS": "names of the VPC, and of the load balancer",
     "KAFKA_SUPER_USERS": "KafkaUsername",
     "KAFKA_CONFIG_PROVIDERS_SECRETS_CLASS": "ECS hands secrets out by the environment",
@@ -276,7 +279,7 @@ def test_rule_3_a_partner_reads_through_the_load_balancer_with_what_its_secret_h
     wrong = refusal({**config, "sasl.password": "wrong"})
     assert wrong is not None
     assert wrong.code() == ck.KafkaError._AUTHENTICATION
-    stranger = TlsProxy(folder / "stranger", kafka.proxy)
+    stranger = TlsProxy(folder / "stranger", kafka.door)
     try:
         error = refusal({**config, "bootstrap.servers": f"localhost:{stranger.port}"})
     finally:
@@ -290,6 +293,43 @@ def test_rule_3_a_partner_reads_through_the_load_balancer_with_what_its_secret_h
     denied = client.create_topics([admin.NewTopic("of-a-partner", 1, 1)])["of-a-partner"]
     with pytest.raises(ck.KafkaException, match="AUTHORIZATION_FAILED"):
         denied.result(WAIT_S)
+
+
+def test_what_a_partner_sends_passes_the_guard_or_nobody_is_silenced(
+    kafka: KafkaTask, bridge: Bridge, manager: SecretsManager, tasks: tuple[Serve, Serve], authority: Authority
+) -> None:
+    """Twelve lengths of 20 MiB after a login: seven of them take all that the broker has for requests of anybody."""
+    secret = partner(bridge, manager)
+    trust = ssl.create_default_context(cafile=str(authority.ca))
+    bombs = [Raw(kafka.outside, tls=trust) for _ in range(12)]
+    try:
+        for one in bombs:
+            assert one.handshake() == 0
+            assert one.scram(PARTNER.encode(), secret["password"].encode()).code == 0
+        for one in bombs:
+            one.send((20 * 1024 * 1024).to_bytes(4) + b"\0\1")
+        assert sent(tasks[0])[0] == "kafka"
+        assert all(one.cut() for one in bombs)
+    finally:
+        for one in bombs:
+            one.socket.close()
+    eventually(lambda: kafka.guard_log.read_text().count('"length":20971520') == 12, "each is logged")
+    assert '"client":"127.0.0.1"' in kafka.guard_log.read_text(), "by the address that the load balancer tells"
+
+
+def test_the_load_balancers_health_check_is_nobodys_connection(kafka: KafkaTask) -> None:
+    """Its header says so; nothing of it is logged, and it takes no consumer's place."""
+    before = kafka.guard_log.read_text()
+    for data in (b"", HEALTH_CHECK):
+        with Raw(kafka.door) as check:
+            check.send(data)
+    with Raw(kafka.door) as nobody:  # the sentinel: no client gets in without a header
+        nobody.send(request(API_VERSIONS, 0, b""))
+        assert nobody.cut()
+    eventually(lambda: kafka.guard_log.read_text() != before, "it is logged")
+    codes = [json.loads(line).get("code") for line in kafka.guard_log.read_text().removeprefix(before).splitlines()]
+    assert codes.count("no PROXY header") == 1
+    assert kafka.guarded()
 
 
 def test_rule_13_every_metric_filter_takes_a_line_that_the_process_wrote(tasks: tuple[Serve, Serve]) -> None:

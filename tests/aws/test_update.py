@@ -77,11 +77,19 @@ def test_rule_4_another_bridge_leaves_the_broker_alone(dev: Scene) -> None:
     changed = dev.changed(said)
     assert {"IngestTask", "IngestService", "WorkerTask", "WorkerService", "AdminTask"} <= changed
     assert not changed & {"KafkaTask", "KafkaService", "FileSystem", "Database", "Alb", "Nlb"}
+    guard = dev.parameters()["GuardImage"]
+    assert guard.rpartition(":")[0] == dev.parameters()["BridgeImage"].rpartition(":")[0]
+    assert guard != dev.parameters()["BridgeImage"], "the guard runs in the broker's task, and stays with it"
     dev.checkout.edit("aws/kafka/Dockerfile", "FROM", "# another broker\nFROM")
     said = dev.update()
     assert {"KafkaTask", "KafkaService"} <= dev.changed(said)
+    assert dev.parameters()["GuardImage"] == dev.parameters()["BridgeImage"]
     builds = dev.checkout.builds()
     assert builds[-1].startswith(dev.parameters()["KafkaImage"].rpartition(":")[0])
+    tag = dev.checkout.commit("a better guard")
+    assert not {"KafkaTask"} & dev.changed(dev.update())
+    assert {"KafkaTask"} <= dev.changed(dev.update(UPDATE_GUARD="1"))
+    assert dev.parameters()["GuardImage"].endswith(f":{tag}")
     dev.checkout.restore()
 
 

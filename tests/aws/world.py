@@ -28,6 +28,7 @@ CLIENTS = "198.51.100.0/24"
 CONSOLE = ("203.0.113.7/32", "203.0.113.64/26")
 REGISTRY = "123456789012.dkr.ecr.ap-southeast-1.amazonaws.com"
 BRIDGE_IMAGE = f"{REGISTRY}/kafka-webhook-bridge:0.6.0"
+GUARD_IMAGE = f"{REGISTRY}/kafka-webhook-bridge:0.5.0"  # of the bridge, and older than it
 KAFKA_IMAGE = f"{REGISTRY}/kafka-webhook-bridge-kafka:4.4.0-0a1b2c3d4e5f"
 SECRET = "arn:aws:secretsmanager:ap-southeast-1:123456789012:secret:"
 CLIENT_SECRET = f"{SECRET}cluster-of-ours-AbCdEf"
@@ -87,7 +88,7 @@ class Scene:
             "ConsoleCidr": ",".join(CONSOLE) if self.console else "", **CANARIES,
         }  # fmt: skip
         if self.kafka == "single":
-            found |= {"KafkaMode": "single", "KafkaImage": KAFKA_IMAGE}
+            found |= {"KafkaMode": "single", "KafkaImage": KAFKA_IMAGE, "GuardImage": GUARD_IMAGE}
         else:
             found |= {"KafkaMode": "external", "KafkaBootstrapServers": "b-1.ours.example:9094,b-2.ours.example:9094"}
             found |= {"KafkaIsPrivate": "true", **EXTERNAL[self.kafka]}

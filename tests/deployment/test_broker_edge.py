@@ -15,6 +15,9 @@ from typing import Any
 import confluent_kafka as ck
 import confluent_kafka.admin
 import pytest
+
+from kafka_webhook_bridge.kafka.users import Users
+from kafka_webhook_bridge.stack import Kafka
 from raw_kafka import (
     BEFORE_LOGIN_BYTES_MAX,
     CUT,
@@ -27,9 +30,6 @@ from raw_kafka import (
     request,
     text,
 )
-
-from kafka_webhook_bridge.kafka.users import Users
-from kafka_webhook_bridge.stack import Kafka
 
 TOPIC = "control"
 PASSWORD = secrets.token_hex(12)

@@ -17,12 +17,12 @@ import confluent_kafka.admin
 import pytest
 import yaml
 from compose_kafka import ComposeKafka, compose, environment, interpolate, properties, service
-from raw_kafka import Raw
 
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.probe import await_broker
 from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.stack import Kafka
+from raw_kafka import Raw
 
 REFUSED, UNSUPPORTED_MECHANISM = 58, 33
 # What may differ between the embedded broker and the container's, and why.

@@ -10,7 +10,6 @@ from pathlib import Path
 import confluent_kafka as ck
 import confluent_kafka.admin as ck_admin
 import pytest
-from raw_kafka import API_VERSIONS, FRAMES, PATIENCE_S, Raw, request
 
 from bridge import eventually
 from edge import Guard, guarding
@@ -18,6 +17,7 @@ from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.kafka.guard import CONNECTIONS_MAX, FRAME_BYTES_MAX, NEW_BURST
 from kafka_webhook_bridge.kafka.users import Users
 from kafka_webhook_bridge.stack import Kafka
+from raw_kafka import API_VERSIONS, FRAMES, PATIENCE_S, Raw, request
 
 USER, PASSWORD = "partner", secrets.token_hex(12)
 TOPIC = "guarded"

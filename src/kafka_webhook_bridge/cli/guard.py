@@ -15,7 +15,7 @@ def guard(
     listen: Annotated[str, typer.Option("--listen", help="host:port for the TLS proxy, which says for whom it comes.")],
     to: Annotated[str, typer.Option("--to", help="host:port of Kafka's listener for outside consumers.")],
 ) -> None:
-    """Pass whole Kafka frames of at most 128 KiB on, until SIGTERM. The proxy must send the PROXY header, version 1."""
+    """Pass whole Kafka frames of at most 128 KiB on, until SIGTERM. The proxy must send the PROXY header, 1 or 2."""
     import uvloop
 
     from kafka_webhook_bridge.kafka.guard import run

@@ -1,6 +1,6 @@
 """Stands before PROXY, Kafka's listener for outside consumers, and lets nothing through that no consumer needs.
 
-    consumer ──TLS──▶ nginx ──PROXY header──▶ guard ──whole frames──▶ Kafka's PROXY
+    consumer ──TLS──▶ nginx, NLB ──PROXY header──▶ guard ──whole frames──▶ Kafka's PROXY
 
 Kafka holds memory for a frame from the moment it has read its length, up to `socket.request.max.bytes`, and takes it
 from one pool for all listeners (`queued.max.request.bytes`). Neither is a listener's own setting, and the first must
@@ -14,11 +14,15 @@ is one with which a client begins: who only connects, or says something else, ta
 
 What Kafka answers passes as it comes. Everything is refused by the end of the connection and a line in the log: Kafka's
 protocol has no words for it, and clients come again.
+
+The header is the PROXY protocol's (HAProxy, "The PROXY protocol, versions 1 & 2"): nginx writes the line of version 1,
+AWS's load balancer the bytes of version 2, and its health checks those of a connection that nobody outside asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import signal
 import socket
 import time
@@ -38,8 +42,15 @@ NEW_BURST = 200
 NEW_PER_S = 20.0
 ADDRESSES_MAX = 4096  # that are told apart; the others share one allowance
 CONNECT_S_MAX = 10.0
-_HEADER_BYTES_MAX = 107  # of the PROXY protocol, version 1
 _FIRST_APIS = (17, 18)  # SaslHandshake, ApiVersions: the broker takes nothing else before a login
+_V1, _V2 = b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"
+_V1_BYTES_MAX = 107  # its end included
+_V2_BYTES = 16  # before the addresses, whose length it says
+# After these 16. Two addresses take 12, 36 or 216; what may follow, such as the name of a VPC endpoint, a few more.
+_V2_BYTES_MAX = 512
+_LOCAL, _PROXY = 0x20, 0x21  # version and command
+_IPS = {"TCP4": ipaddress.IPv4Address, "TCP6": ipaddress.IPv6Address}
+_IP_BYTES = {1: 4, 2: 16}  # of an address, by family; 0 is none, 3 a socket of one machine
 _PAUSE_AT_BYTES = 64 * 1024  # that one side has not taken; asyncio's own high-water mark
 
 _log = logs.get_logger("guard")
@@ -65,6 +76,61 @@ class Allowances:
         allowed = left >= 1
         self._left[address] = (left - 1 if allowed else left, now)
         return allowed
+
+
+class Header:
+    """What a proxy says before a consumer's first byte. Which version it speaks is in the first bytes, and no other."""
+
+    def __init__(self) -> None:
+        self.partial = bytearray()
+
+    def whole(self, data: bytes) -> tuple[str | None, bytes] | None:
+        """The consumer's address and what follows the header; None while that is not whole.
+
+        An address is empty where the proxy tells none, and None where it comes for itself (`LOCAL`). Raises ValueError
+        for anything else, as soon as it can be seen.
+        """
+        self.partial += data
+        for signature, read in ((_V1, self._line), (_V2, self._binary)):
+            if self.partial.startswith(signature):
+                return read()
+        if not _V1.startswith(self.partial) and not _V2.startswith(self.partial):
+            raise ValueError("no PROXY header")
+        return None
+
+    def _line(self) -> tuple[str, bytes] | None:
+        end = self.partial.find(b"\r\n", 0, _V1_BYTES_MAX)
+        if end < 0:
+            if len(self.partial) >= _V1_BYTES_MAX:
+                raise ValueError("a line without an end")
+            return None
+        words = self.partial[:end].decode("ascii").split(" ")
+        rest = bytes(self.partial[end + 2 :])
+        if words[1] == "UNKNOWN":
+            return "", rest
+        if words[1] not in _IPS or len(words) != 6:
+            raise ValueError("neither TCP4 nor TCP6")
+        return str(_IPS[words[1]](words[2])), rest
+
+    def _binary(self) -> tuple[str | None, bytes] | None:
+        if len(self.partial) < _V2_BYTES:
+            return None
+        command, (family, transport) = self.partial[12], divmod(self.partial[13], 16)
+        length = int.from_bytes(self.partial[14:16])
+        if command not in (_LOCAL, _PROXY) or length > _V2_BYTES_MAX:
+            raise ValueError("no header of version 2")
+        size = 0
+        if command == _PROXY:
+            if family > 3 or transport > 2:
+                raise ValueError("a family that version 2 does not have")
+            size = _IP_BYTES.get(family, 0) if transport else 0
+            if size and length < 2 * (size + 2):
+                raise ValueError("too short for its addresses")
+        end = _V2_BYTES + length
+        if len(self.partial) < end:
+            return None
+        address = str(ipaddress.ip_address(bytes(self.partial[_V2_BYTES : _V2_BYTES + size]))) if size else ""
+        return None if command == _LOCAL else address, bytes(self.partial[end:])
 
 
 class Frames:
@@ -179,13 +245,14 @@ class _Inside(_Side):
 
 
 class _Outside(_Side):
-    """nginx's side: a line that says for whom, then the frames of a consumer."""
+    """The proxy's side: a header that says for whom, then the frames of a consumer."""
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()
         self._guard = guard
         self._frames = Frames()
-        self._header: bytearray | None = bytearray()  # None when it has come
+        self._header: Header | None = Header()  # None when it has come
+        self._for_itself = False  # a health check: it may say what it likes, and ends or is ended
         self._connecting: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self.address = ""
@@ -199,8 +266,10 @@ class _Outside(_Side):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
+        if self._for_itself:
+            return
         if self._header is not None:
-            self._read_header(data)
+            self._read_header(self._header, data)
         else:
             self._take(data)
 
@@ -226,18 +295,21 @@ class _Outside(_Side):
             if side is not None and side.transport is not None:
                 side.transport.abort()
 
-    def _read_header(self, data: bytes) -> None:
-        assert self._header is not None
-        self._header += data
-        line, found, rest = bytes(self._header).partition(b"\r\n")
-        words = line[:_HEADER_BYTES_MAX].split(b" ")
-        if len(line) > _HEADER_BYTES_MAX or (found and words[0] != b"PROXY"):
+    def _read_header(self, header: Header, data: bytes) -> None:
+        try:
+            found = header.whole(data)
+        except ValueError:
             self._cut("no PROXY header")
-        if not found or self._closing():
             return
+        if found is None:
+            return
+        address, rest = found
         self._header = None
-        self.address = words[2].decode("ascii", "replace") if len(words) > 2 else ""
-        if not self._guard.allowances.allow(self.address):
+        if address is None:
+            self._for_itself = True
+            return
+        self.address = address
+        if not self._guard.allowances.allow(address):
             self._cut("too many new connections from this address")
             return
         self._wait()
@@ -310,8 +382,8 @@ class _Outside(_Side):
             self._timer = None
 
     def _late(self) -> None:
-        if self._header is not None and not self._header:
-            self.end()  # connected and said nothing: a health check
+        if self._for_itself or (self._header is not None and not self._header.partial):
+            self.end()  # a health check; the other kind connects and says nothing
         else:
             self._cut("a frame that does not end")
 

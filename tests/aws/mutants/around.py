@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rules import access, data, shape, watch
 
-from mutants import Mutant, add, both, container, drop, new, of, put, ref, sub
+from mutants import Mutant, add, both, container, drop, new, of, put, ref, sub, variable
 
 B = "bridge/"
 
@@ -239,6 +239,26 @@ MUTANTS: list[Mutant] = [
         "connections-for-fewer",
         data.rule_11_every_task_finds_its_connections,
         put(B + "Mappings/Stage/dev/DatabaseConnections", "84"),
+    ),
+    (
+        "more-tasks-than-connections",
+        data.rule_11_every_task_finds_its_connections,
+        add(B + "Rules/ConnectionsInDev/Assertions/0/Assert/Fn::Contains/0", "7"),
+    ),
+    (
+        "as-many-tasks-as-in-prod",
+        data.rule_11_every_task_finds_its_connections,
+        drop(B + "Rules/ConnectionsInStaging"),
+    ),
+    (
+        "two-processes-in-a-task",
+        data.rule_11_every_task_finds_its_connections,
+        add(container("IngestTask", "Environment"), variable("KWB_INGEST_WORKERS", "2")),
+    ),
+    (
+        "database-replaced-by-a-parameter",
+        data.rule_17_no_parameter_replaces_what_has_a_name,
+        new(of("Database", "KmsKeyId"), ref("AlarmEmail")),
     ),
     (
         "database-without-tls",

@@ -244,13 +244,13 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "client-addresses-kept",
-        doors.rule_9_kafka_gets_its_bytes_and_no_header,
+        doors.the_guard_is_told_for_whom,
         drop(of("KafkaTargetGroup", "TargetGroupAttributes/Key=preserve_client_ip.enabled")),
     ),
     (
-        "proxy-header",
-        doors.rule_9_kafka_gets_its_bytes_and_no_header,
-        put(of("KafkaTargetGroup", "TargetGroupAttributes/Key=proxy_protocol_v2.enabled/Value"), "true"),
+        "no-proxy-header",
+        doors.the_guard_is_told_for_whom,
+        drop(of("KafkaTargetGroup", "TargetGroupAttributes/Key=proxy_protocol_v2.enabled")),
     ),
     (
         "certificate-waits-for-ever",

@@ -47,6 +47,16 @@ MUTANTS: list[Mutant] = [
         new(of("KafkaTask", "Tags"), [{"Key": "Bridge", "Value": ref("BridgeImage")}]),
     ),
     (
+        "guard-follows-the-bridge",
+        tasks.rule_4_a_new_bridge_leaves_kafka_alone,
+        new(container("KafkaTask", "DockerLabels", 1), {"bridge": ref("BridgeImage")}),
+    ),
+    (
+        "guard-of-another-image",
+        tasks.rule_4_tasks_run_the_images_and_processors_that_were_asked_for,
+        put(container("KafkaTask", "Image", 1), sub("${GuardImage}-x")),
+    ),
+    (
         "always-x86",
         tasks.rule_4_tasks_run_the_images_and_processors_that_were_asked_for,
         put(of("ConsoleTask", "RuntimePlatform/CpuArchitecture"), "ARM64"),
@@ -171,11 +181,44 @@ MUTANTS: list[Mutant] = [
     ),
     (
         "controller-off-loopback",
-        kafka.rule_5_the_broker_is_otherwise_that_of_compose,
+        kafka.rule_5_names_lead_to_the_listeners,
         put(
             container("KafkaTask", "Environment/Name=KAFKA_LISTENERS/Value"),
-            "CONTROLLER://:9093,INTERNAL://0.0.0.0:9094,BROKER://0.0.0.0:9095,PROXY://0.0.0.0:9096",
+            "CONTROLLER://:9093,INTERNAL://0.0.0.0:9094,BROKER://0.0.0.0:9095,PROXY://127.0.0.1:9097",
         ),
+    ),
+    (
+        "past-the-guard",
+        kafka.rule_5_names_lead_to_the_listeners,
+        put(
+            container("KafkaTask", "Environment/Name=KAFKA_LISTENERS/Value"),
+            "CONTROLLER://127.0.0.1:9093,INTERNAL://0.0.0.0:9094,BROKER://0.0.0.0:9095,PROXY://0.0.0.0:9097",
+        ),
+    ),
+    (
+        "guard-of-the-bridges-own-listener",
+        kafka.outsiders_reach_the_broker_through_its_guard_alone,
+        put(container("KafkaTask", "Command/4", 1), "127.0.0.1:9094"),
+    ),
+    (
+        "healthy-without-a-broker",
+        kafka.outsiders_reach_the_broker_through_its_guard_alone,
+        put(container("KafkaTask", "DependsOn/0/Condition", 1), "START"),
+    ),
+    (
+        "guard-takes-the-broker-along",
+        kafka.outsiders_reach_the_broker_through_its_guard_alone,
+        drop(container("KafkaTask", "RestartPolicy", 1)),
+    ),
+    (
+        "broker-without-a-share",
+        kafka.outsiders_reach_the_broker_through_its_guard_alone,
+        drop(container("KafkaTask", "Cpu")),
+    ),
+    (
+        "guard-takes-the-brokers-memory",
+        kafka.outsiders_reach_the_broker_through_its_guard_alone,
+        drop(container("KafkaTask", "Memory", 1)),
     ),
     (
         "advertised-by-the-name-of-aws",

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
-from resolver import PSEUDO, Resource, Stack, text
-from world import BRIDGES, World, only, pairs, secrets
+from cfnlint.schema.manager import ProviderSchemaManager
+from resolver import PSEUDO, Resource, Stack, refusals, text
+from world import BRIDGES, World, facts, only, pairs, secrets
+
+from rules.settings import checked, variables
 
 KEPT = "RetainExceptOnCreate"  # a stack that never came up leaves nothing behind
 WITHOUT_TLS = {"Bool": {"aws:SecureTransport": "false"}}
@@ -16,6 +20,9 @@ DATABASE = {  # stage → days of backups, two zones, protected
     "staging": (7, "false", "false"),
     "prod": (30, "true", "true"),
 }
+CONNECTIONS_OF_A_TASK = 5
+# Guarded against replacement, and what gives them a name of ours. A file system has none.
+NAMED = {"AWS::RDS::DBInstance": "DBInstanceIdentifier", "AWS::ElasticLoadBalancingV2::LoadBalancer": "Name"}
 SETTLED = {
     "MaxAllocatedStorage": "1000", "StorageType": "gp3", "AutoMinorVersionUpgrade": "true",
     "CopyTagsToSnapshot": "true", "CACertificateIdentifier": "rds-ca-rsa2048-g1",
@@ -154,20 +161,55 @@ def rule_17_what_is_replaced_is_kept(world: World) -> Iterator[str]:
             yield f"{one.id} is replaced with {one.replaced}"
 
 
-def rule_11_every_task_finds_its_connections(world: World) -> Iterator[str]:
+def connections(ingest_tasks: int) -> int:
     """Five each, of twice as many tasks while a deployment runs; a migration, a one-off task and RDS's own besides."""
+    return CONNECTIONS_OF_A_TASK * (2 * (ingest_tasks + len({"worker", "console"})) + 2) + 5
+
+
+def refused(world: World, ingest_tasks: int) -> set[str]:
+    """What Rules say to so many as IngestMaxTasks."""
+    given = {**world.given, "IngestMaxTasks": str(ingest_tasks)}
+    return set(refusals(world.templates["bridge"], given, facts(given)))
+
+
+def rule_11_every_task_finds_its_connections(world: World) -> Iterator[str]:
+    """As many tasks as IngestMaxTasks may be at this stage, with a console; no Rule takes more, or fewer than fit."""
     group = world.bridge.at(world.database.get("DBParameterGroupName"))
     if group is None or group.get("Parameters.max_connections") is None:
         yield "how many connections there are is left to AWS"
         return
     most = int(group.get("Parameters.max_connections"))
-    steady = [role for role in world.services if role not in {"ingest", "kafka"}]
-    tasks = 2 * (int(text(world.bridge.parameters["IngestMaxTasks"])) + len(steady)) + 2
-    if 5 * tasks + 5 > most:
-        yield f"{tasks} tasks, and {most} connections"
+    for name, container in world.containers(*BRIDGES):
+        settings, _ = checked(tuple(variables(container).items()))
+        if (needed := settings.ingest.workers * settings.store.connections_max) > CONNECTIONS_OF_A_TASK:
+            yield f"{name} opens {needed} connections, {CONNECTIONS_OF_A_TASK} are counted"
+    bound = int(world.templates["bridge"]["Parameters"]["IngestMaxTasks"]["MaxValue"])
+    fits = max((number for number in range(bound + 1) if connections(number) <= most), default=0)
+    for number in {fits, fits + 1, bound} & set(range(1, bound + 1)):
+        if bool(refused(world, number) - refused(world, 1)) != (number > fits):
+            verdict = "taken" if number > fits else "refused"
+            yield f"{number} ingest tasks are {verdict}, with {most} connections, which are enough for {fits}"
     for alarm in world.bridge.of("CloudWatch::Alarm", MetricName="DatabaseConnections"):
         if not most // 2 <= int(alarm.get("Threshold")) < most:
             yield f"{alarm.id} is red from {alarm.get('Threshold')} of {most} on"
+
+
+def rule_17_no_parameter_replaces_what_has_a_name(world: World) -> Iterator[str]:
+    """CloudFormation makes the new one before it removes the old one, so it cannot where both had the same name.
+
+    Of what the guard of replacements looks at. Which properties replace stands in the schemas of AWS.
+    """
+    for one in world.bridge.resources.values():
+        if one.type not in NAMED or one.get(NAMED[one.type]) is None:
+            continue
+        schema = ProviderSchemaManager().get_resource_schema("us-east-1", one.type).schema
+        written = world.templates["bridge"]["Resources"][one.id]["Properties"]
+        for path in schema["createOnlyProperties"]:
+            name = path.removeprefix("/properties/")
+            found = set(re.findall(r'"Ref": "(\w+)"|\$\{(\w+)[.}]', json.dumps(written.get(name))))
+            named = {first or second for first, second in found} & world.templates["bridge"]["Parameters"].keys()
+            if named - {"Environment"}:
+                yield f"another {', '.join(sorted(named))} replaces {one.id}, whose name is taken"
 
 
 def data_at_rest_are_encrypted(world: World) -> Iterator[str]:
@@ -299,7 +341,7 @@ def rule_5_kafka_keeps_its_files(world: World) -> Iterator[str]:
         yield f"its files belong to {user}, {made}"
     if point.get("FileSystemId") != f"<{system.id}>":
         yield f"its access point is of {point.get('FileSystemId')}"
-    (broker,) = [one for name, one in world.containers("kafka")]
+    broker = world.container("kafka")
     mounted = {one["SourceVolume"]: one["ContainerPath"] for one in broker.get("MountPoints", [])}
     if volumes[0]["Name"] not in mounted or any(
         text(one.get("ReadOnly", False)) == "true" and one["SourceVolume"] == volumes[0]["Name"]
@@ -329,6 +371,7 @@ RULES = (
     rule_7_generated_passwords_are_harmless,
     rule_15_templates_have_a_bucket,
     rule_16_releases_do_not_expire,
+    rule_17_no_parameter_replaces_what_has_a_name,
     rule_17_what_is_replaced_is_kept,
     rule_20_the_shared_registry_outlives_its_stack,
     rule_20_what_aws_cannot_empty_stays,

@@ -257,8 +257,8 @@ def the_balancer_hangs_up_first(world: World) -> Iterator[str]:
         yield f"it keeps an idle connection for {idle_s} s, ingest for {kept_s:g}"
 
 
-def rule_9_kafka_gets_its_bytes_and_no_header(world: World) -> Iterator[str]:
-    """The broker reads no PROXY header, clients inside the VPC come back through the NLB, and it is in one zone."""
+def the_guard_is_told_for_whom(world: World) -> Iterator[str]:
+    """By the PROXY header; clients inside the VPC come back through the NLB, and the broker is in one zone."""
     if not world.single:
         return
     attributes = {
@@ -266,8 +266,8 @@ def rule_9_kafka_gets_its_bytes_and_no_header(world: World) -> Iterator[str]:
     }
     if attributes.get("preserve_client_ip.enabled") != "false":
         yield "clients' addresses are kept, which breaks those inside the VPC and the security groups"
-    if attributes.get("proxy_protocol_v2.enabled", "false") != "false":
-        yield "a PROXY header before Kafka's bytes"
+    if attributes.get("proxy_protocol_v2.enabled", "false") != "true":
+        yield "no PROXY header, and the guard cuts who comes without one"
     if text(pairs(world.nlb.get("LoadBalancerAttributes"), "Key").get("load_balancing.cross_zone.enabled")) != "true":
         yield "half of the clients find no broker in their zone"
     if world.target("kafka").get("HealthCheckProtocol", "TCP") != "TCP":
@@ -345,7 +345,6 @@ RULES = (
     rule_8_the_certificate_holds_every_name,
     rule_9_both_doors_speak_modern_tls,
     rule_9_headers_reach_ingest_as_they_came,
-    rule_9_kafka_gets_its_bytes_and_no_header,
     rule_9_the_balancer_speaks_https_to_ingest,
     rule_19_certificate_and_names_where_there_is_a_zone,
     balancers_are_set_as_the_tables_say,
@@ -353,6 +352,7 @@ RULES = (
     balancers_send_to_a_port_that_listens,
     balancers_write_their_logs,
     the_balancer_hangs_up_first,
+    the_guard_is_told_for_whom,
     health_is_whether_a_process_answers,
     listeners_forward_to_what_understands_them,
 )

@@ -6,13 +6,15 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import yaml
+from resolver import text
 from world import BRIDGES, DOMAIN, ROOT, World, environment, secrets
 
 # What differs from compose.yaml, each judged below.
 OWN = {
-    "CLUSTER_ID", "KAFKA_HEAP_OPTS", "KAFKA_ADVERTISED_LISTENERS", "KAFKA_SUPER_USERS", "KAFKA_OPTS",
+    "CLUSTER_ID", "KAFKA_HEAP_OPTS", "KAFKA_LISTENERS", "KAFKA_ADVERTISED_LISTENERS", "KAFKA_SUPER_USERS", "KAFKA_OPTS",
     "KAFKA_CONFIG_PROVIDERS", "KAFKA_CONFIG_PROVIDERS_SECRETS_CLASS",
     "KAFKA_CONFIG_PROVIDERS_SECRETS_PARAM_ALLOWED_PATHS", "KAFKA_CONFIG_PROVIDERS_SECRETS_PARAM_ALLOWLIST_PATTERN",
     "KAFKA_LISTENER_NAME_INTERNAL_PLAIN_SASL_JAAS_CONFIG", "KAFKA_LISTENER_NAME_BROKER_PLAIN_SASL_JAAS_CONFIG",
@@ -135,12 +137,46 @@ def rule_5_names_lead_to_the_listeners(world: World) -> Iterator[str]:
     elif json.dumps([registry.get("DnsConfig"), registry.get("HealthCheckCustomConfig")], sort_keys=True) != KNOWN:
         # Another address is known at once: a client asks again after ten seconds, and gets nobody who is gone.
         yield f"{inside} is {registry.get('DnsConfig')}, {registry.get('HealthCheckCustomConfig')}"
-    listening = {int(one["ContainerPort"]) for one in world.container("kafka").get("PortMappings", [])}
-    if listening != {9094, 9095, 9096}:
-        yield f"the broker listens on {sorted(listening)}"
+    listening = {"INTERNAL://0.0.0.0:9094", "BROKER://0.0.0.0:9095", "PROXY://127.0.0.1:9097"}
+    if set(given(world).get("KAFKA_LISTENERS", "").split(",")) != {"CONTROLLER://127.0.0.1:9093", *listening}:
+        yield f"the broker listens on {given(world).get('KAFKA_LISTENERS')}"
+    for name, wanted in (("kafka", {9094, 9095}), ("guard", {9096})):
+        if (found := {int(one["ContainerPort"]) for one in container(world, name).get("PortMappings", [])}) != wanted:
+            yield f"{name} has the ports {sorted(found)}"
+
+
+def container(world: World, name: str) -> dict[str, Any]:
+    return world.container("kafka", name)
+
+
+def outsiders_reach_the_broker_through_its_guard_alone(world: World) -> Iterator[str]:
+    """In the broker's task, which is the one that the load balancer finds; it takes little of it, and no secret."""
+    if not world.single:
+        return
+    guard, broker, task = container(world, "guard"), container(world, "kafka"), world.tasks["kafka"]
+    if guard.get("Command") != ["guard", "--listen", "0.0.0.0:9096", "--to", "127.0.0.1:9097"]:
+        yield f"the guard runs {guard.get('Command')}"
+    if (behind := [one["ContainerName"] for one in world.services["kafka"].get("LoadBalancers", [])]) != ["guard"]:
+        yield f"behind the load balancer: {behind}"
+    if guard.get("DependsOn") != [{"ContainerName": "kafka", "Condition": "HEALTHY"}]:
+        yield f"the load balancer finds it healthy while there is no broker: {guard.get('DependsOn')}"
+    restart = guard.get("RestartPolicy", {})
+    if text(restart.get("Enabled")) != "true" or not 60 <= int(restart.get("RestartAttemptPeriod", 300)) <= 1800:
+        yield f"when it ends, so does the broker: {restart}"
+    if "9096" not in " ".join(guard.get("HealthCheck", {}).get("Command", [])):
+        yield f"its health is {guard.get('HealthCheck')}"
+    shares = {name: int(container(world, name).get("Cpu", 0)) for name in ("guard", "kafka")}
+    if not 64 <= shares["guard"] <= shares["kafka"] // 4 or sum(shares.values()) >= int(task.get("Cpu")):
+        yield f"shares of the processor: {shares} of {task.get('Cpu')}"
+    # 333 MiB were measured; the broker has 1 GiB of heap, about half of that beside it, and its files' pages.
+    if not 400 <= int(guard.get("Memory", 0)) <= 1024 or broker.get("Memory"):
+        yield f"memory of the guard {guard.get('Memory')}, of the broker {broker.get('Memory')} MiB"
+    if environment(guard) or secrets(guard):
+        yield f"the guard needs none of {sorted(environment(guard) | secrets(guard))}"
 
 
 RULES = (
+    outsiders_reach_the_broker_through_its_guard_alone,
     rule_5_names_lead_to_the_listeners,
     rule_5_the_broker_is_otherwise_that_of_compose,
     rule_5_the_broker_suits_its_file_system,

@@ -241,6 +241,7 @@ def rule_6_what_cannot_work_is_refused_beforehand(found: Templates) -> Iterator[
     cases: list[tuple[Scene, dict[str, str], bool]] = [
         *((scene, {}, False) for scene in (single, plain, scram, mtls, iam, closed)),
         (single, {"KafkaImage": ""}, True),
+        (single, {"GuardImage": ""}, True),
         (single, {"HostedZoneId": "", "CertificateArn": ""}, True),
         (single, {"HostedZoneId": "", "CertificateArn": CERTIFICATE}, False),
         (scram, {"KafkaImage": ""}, False),

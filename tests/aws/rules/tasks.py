@@ -28,10 +28,12 @@ FARGATE = {
 }
 SIZES = {"ingest": (512, 1024), "worker": (512, 1024), "kafka": (1024, 4096)}
 STOP_S = {"kafka": (120, 120), **dict.fromkeys(BRIDGES, (41, 120))}  # a bridge drains for 40 s
+STOP_SOONER_S = {"worker/migrate": (2, 120), "kafka/guard": (2, 30)}
+IMAGES = {"kafka/kafka": "KafkaImage", "kafka/guard": "GuardImage"}  # all others: BridgeImage
 VALUE_FROM = re.compile(
     r"(?P<secret><\w+(?:\.Id)?>|arn:[^:]+(?::[^:]+){5})(?::(?P<key>[^:]*):(?P<stage>[^:]*):(?P<version>[^:]*))?"
 )
-FILES = {"ingest": 16384, "kafka": 65535}  # open at once, sockets among them
+FILES = {"ingest": 16384, "kafka": 65535, "guard": 16384}  # open at once, sockets among them
 SECRET_NAME = re.compile(r"PASSWORD|SECRETS?_JSON|TOKEN|KWB_CONFIG$|(?<!PUBLIC)_KEY$")
 
 
@@ -112,7 +114,8 @@ def rule_3_the_admin_task_stands_where_the_worker_does(world: World) -> Iterator
 
 
 def rule_4_a_new_bridge_leaves_kafka_alone(world: World) -> Iterator[str]:
-    wanted = {"BridgeImage": of_roles(world, *BRIDGES), "KafkaImage": of_roles(world, "kafka")}
+    wanted = {"BridgeImage": of_roles(world, *BRIDGES)}
+    wanted |= dict.fromkeys(("KafkaImage", "GuardImage"), of_roles(world, "kafka"))
     for parameter, several in wanted.items():
         if (found := changed(world, parameter)) != several:
             yield f"another {parameter} changes {sorted(found)}"
@@ -120,7 +123,7 @@ def rule_4_a_new_bridge_leaves_kafka_alone(world: World) -> Iterator[str]:
 
 def rule_4_tasks_run_the_images_and_processors_that_were_asked_for(world: World) -> Iterator[str]:
     for name, container in world.containers():
-        wanted = world.bridge.parameters["KafkaImage" if name.startswith("kafka/") else "BridgeImage"]
+        wanted = world.bridge.parameters[IMAGES.get(name, "BridgeImage")]
         if container["Image"] != wanted:
             yield f"{name} runs {container['Image']}"
     for role, task in world.tasks.items():
@@ -238,7 +241,7 @@ def rule_12_the_database_is_verified(world: World) -> Iterator[str]:
 def tasks_stop_in_time(world: World) -> Iterator[str]:
     """Fargate kills after 120 s at the latest, whatever a task asks for."""
     for name, container in world.containers():
-        low, high = STOP_S[name.split("/")[0]] if not name.endswith("/migrate") else (2, 120)
+        low, high = STOP_SOONER_S.get(name, STOP_S[name.split("/")[0]])
         if not low <= int(container.get("StopTimeout", 30)) <= high:
             yield f"{name} is killed after {container.get('StopTimeout', 30)} s; {low} to {high} are wanted"
 
@@ -247,7 +250,7 @@ def containers_hold_little(world: World) -> Iterator[str]:
     """No root, no writable image, and a process that reaps others; nothing that Fargate refuses."""
     refused = {"Devices", "MaxSwap", "Swappiness", "SharedMemorySize", "Tmpfs"}
     for name, container in world.containers():
-        user, readonly = ("1000:1000", "false") if name.startswith("kafka/") else ("10001:10001", "true")
+        user, readonly = ("1000:1000", "false") if name == "kafka/kafka" else ("10001:10001", "true")
         if container.get("User") != user:  # its image's; the broker's files are his
             yield f"{name} runs as {container.get('User', 'root')}"
         if text(container.get("ReadonlyRootFilesystem")) != readonly:  # Kafka's start script writes beside its programs
@@ -326,7 +329,7 @@ def before(world: World, one: Resource) -> set[str]:
 
 def containers_do_one_thing_each(world: World) -> Iterator[str]:
     """Their names, their commands, and which of them end the task: all but the migration, before the worker."""
-    wanted = {role: {role} for role in world.tasks} | {"worker": {"worker", "migrate"}}
+    wanted = {role: {role} for role in world.tasks} | {"worker": {"worker", "migrate"}, "kafka": {"kafka", "guard"}}
     for role in world.tasks:
         found = {name.split("/")[1]: one for name, one in world.containers(role)}
         if found.keys() != wanted[role]:
@@ -354,7 +357,7 @@ def containers_are_watched(world: World) -> Iterator[str]:
         if not check:
             yield f"{name} has no health check"
             continue
-        if not name.startswith("kafka/") and check["Command"][:4] != [
+        if not name.startswith("kafka/") and check["Command"][:4] != [  # rules/kafka.py judges those
             "CMD",
             "python",
             "-m",
@@ -374,6 +377,7 @@ def secrets_reach_nobody_else(world: World) -> Iterator[str]:
     if world.scene.kafka in {"mtls", "iam"}:
         known -= {"KAFKA_PASSWORD"}
     wanted = dict.fromkeys(BRIDGES, known) | {"migrate": {"DATABASE_PASSWORD"}, "kafka": {"BROKER_PASSWORD"}}
+    wanted["guard"] = set()
     wanted["console"] = known | {"CONSOLE_PASSWORD"}
     for name, container in world.containers():
         plain = {one for one in environment(container) if SECRET_NAME.search(one)}
