@@ -74,6 +74,9 @@ def check_values(template: Template, deployed: Mapping[str, str] | None, wanted:
         if name in wanted or name not in unknown
     }  # fmt: skip
     problems = [*rules.unfit(template, wanted, OWN), *rules.broken(template, known)]
+    least, most = (int(known.get(name, "0")) if not problems else 0 for name in ("IngestMinTasks", "IngestMaxTasks"))
+    if least > most:  # no Rule of a template compares numbers
+        problems = [f"INGEST_MIN_TASKS={least} is more than INGEST_MAX_TASKS={most}"]
     if problems:
         raise Refused("\n".join(problems), "aws/README.md#parameters")
 

@@ -459,6 +459,8 @@ def test_values_that_the_templates_would_not_take_are_refused_before_anything_is
         expect=2, NAT_GATEWAYS="none", INTERFACE_ENDPOINTS="true", KAFKA_PASSWORD=KAFKA_PASSWORD, **outside
     )
     assert "Without a NAT gateway only a private cluster is reached" in said
+    said = account.deploy(expect=2, INGEST_MIN_TASKS="4", INGEST_MAX_TASKS="3")
+    assert "INGEST_MIN_TASKS=4 is more than INGEST_MAX_TASKS=3" in said
     assert "CLASS_B=300 cannot be: a number from 0 to 255" in account.deploy(expect=2, CLASS_B="300")
     assert account.emulator.client("cloudformation").describe_stacks()["Stacks"] == []
 
