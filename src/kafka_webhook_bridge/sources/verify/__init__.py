@@ -1,0 +1,72 @@
+"""The verification engine: a profile's `verify` table and a source's secrets become a function, request to verdict.
+
+Pure: no I/O, no clock, no log. Everything is parsed when the configuration loads, so that a mistake is found there and
+a request costs little. Rules that hold for all schemes: the raw bytes are what is signed; the algorithm comes from the
+row, never from the request; no comparison ends early; a value that is read stands once; what is not understood is
+refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from kafka_webhook_bridge.sources.verify.model import Hmac, Verify, parse_verify
+from kafka_webhook_bridge.sources.verify.schemes import Compiled, Context, hmac_scheme
+from kafka_webhook_bridge.sources.verify.verdict import (
+    CODES,
+    OK,
+    CompileError,
+    KeyNeeded,
+    KeyStore,
+    OfflineKeys,
+    Verdict,
+    Verifier,
+)
+
+__all__ = [
+    "CODES",
+    "OK",
+    "CompileError",
+    "KeyNeeded",
+    "KeyStore",
+    "OfflineKeys",
+    "Verdict",
+    "Verifier",
+    "Verify",
+    "compile",
+    "parse_verify",
+]
+
+
+class HasVerify(Protocol):
+    """A profile, as far as it matters here: its `verify` table, and `covers_body` where the row says it."""
+
+    @property
+    def verify(self) -> Any: ...
+    @property
+    def covers_body(self) -> bool | None: ...
+
+
+def compile(  # noqa: A001 — the design's word, as in re.compile
+    profile: HasVerify,
+    secrets: Sequence[str],
+    *,
+    params: Mapping[str, str],
+    public_url: str | None,
+    keys: KeyStore,
+) -> Verifier:
+    """The verifier of one source.
+
+    `secrets` are as the provider shows them, any of them counts; `params` are the operator's parameters; `public_url`
+    is `scheme://host[:port][/prefix]` as the sender knows it. Raises ValueError with a sentence for people
+    (CompileError, whose `code` is one of CODES, or pydantic's about the table): no secret, a key that does not decode,
+    a parameter that lacks.
+    """
+    row = parse_verify(profile.verify)
+    base = public_url.rstrip("/").encode() if public_url is not None else None
+    context = Context(secrets, params, base, keys)
+    if not isinstance(row, Hmac):
+        raise CompileError("input.invalid", f"the scheme {row.scheme} is not built yet")
+    run = hmac_scheme(row, context)
+    return Compiled(run, context, scheme=f"hmac-{row.hash}", covers_body=True, slow=False, needs_json=False)

@@ -1,0 +1,119 @@
+"""Secrets as text become keys. What cannot be a key is found when the configuration loads, never by a request.
+
+Public keys must be of the kind that the scheme uses: an RSA key of at least 1024 bits (older DKIM keys have no more), a
+point on the very curve. A key that fits no scheme of the row is refused, so that no request can choose another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import b64decode
+from binascii import Error as BinasciiError
+from collections.abc import Sequence
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from kafka_webhook_bridge.sources.verify.model import Key
+from kafka_webhook_bridge.sources.verify.verdict import CompileError
+
+SECRETS_MAX: Final = 10
+RSA_BITS_MIN: Final = 1024
+
+PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+
+
+def check_secrets(secrets: Sequence[str]) -> None:
+    """Raises CompileError unless there are one to ten secrets, none empty."""
+    if not secrets:
+        raise CompileError("credentials.missing", "the profile needs a secret, and the source has none")
+    if len(secrets) > SECRETS_MAX:
+        raise CompileError("key.malformed", f"at most {SECRETS_MAX} secrets are tried, the source has {len(secrets)}")
+    for index, secret in enumerate(secrets, 1):
+        if not secret.strip():
+            raise CompileError("key.malformed", f"secret {index} is empty")
+        if "\x00" in secret or not _encodes(secret):
+            raise CompileError("key.malformed", f"secret {index} is no text")
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shared_key(secret: str, key: Key, index: int = 1) -> bytes:
+    """The key of an HMAC. Raises CompileError; `index` names the secret, from 1."""
+    text = secret.removeprefix(key.strip_prefix) if key.strip_prefix else secret
+    text += key.suffix or ""
+    encoding = key.encoding or "utf8"
+    try:
+        raw = _decoded(text, encoding)
+    except (ValueError, BinasciiError):
+        raise CompileError("key.malformed", f"secret {index} is not {encoding}") from None
+    if key.hash is not None:
+        raw = hashlib.new(key.hash, raw, usedforsecurity=False).digest()
+    if not raw:
+        raise CompileError("key.malformed", f"secret {index} is empty")
+    return raw
+
+
+def _decoded(text: str, encoding: str) -> bytes:
+    if encoding == "hex":
+        if not re.fullmatch(r"\s*(?:[0-9A-Fa-f]{2})+\s*", text):
+            raise ValueError("not hex")
+        return bytes.fromhex(text.strip())
+    if encoding == "base64":
+        return decode_loose(text)
+    return text.encode()
+
+
+def decode_loose(text: str) -> bytes:
+    """The bytes of base64 as people paste it: blanks around it, with or without padding. Raises ValueError."""
+    bare = text.strip().rstrip("=")
+    return b64decode(bare + "=" * (-len(bare) % 4), validate=True)
+
+
+def public_key(secret: str, key: Key, scheme: str, index: int = 1) -> PublicKey:
+    """The public key of a row's asymmetric scheme. Raises CompileError; `index` names the secret, from 1."""
+    text = secret.removeprefix(key.strip_prefix) if key.strip_prefix else secret
+    encoding = key.encoding or "pem"
+    if encoding in ("hex", "base64"):
+        try:
+            return ed25519.Ed25519PublicKey.from_public_bytes(_decoded(text, encoding))
+        except (ValueError, BinasciiError):
+            raise CompileError("key.malformed", f"secret {index} is no Ed25519 key in {encoding}") from None
+    loaded = load_public(text, encoding)
+    if loaded is None:
+        raise CompileError("key.malformed", f"secret {index} is no public key as {encoding}")
+    if not fits(loaded, scheme):
+        raise CompileError("key.malformed", f"secret {index} is a key of another kind than {scheme} uses")
+    return loaded
+
+
+def load_public(text: str, encoding: str) -> PublicKey | None:
+    """The public key of a PEM text, or of base64 of a SubjectPublicKeyInfo; None if it is none."""
+    try:
+        if encoding == "pem":
+            loaded = serialization.load_pem_public_key(text.strip().encode())
+        else:
+            loaded = serialization.load_der_public_key(decode_loose(text))
+    except (ValueError, BinasciiError, TypeError, UnsupportedAlgorithm):
+        return None
+    return (
+        loaded if isinstance(loaded, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey)) else None
+    )
+
+
+def fits(key: PublicKey, scheme: str) -> bool:
+    """Whether a scheme such as `rsa-sha256` can use a key."""
+    if scheme.startswith("rsa"):
+        return isinstance(key, rsa.RSAPublicKey) and key.key_size >= RSA_BITS_MIN
+    if scheme.startswith("ecdsa-p256"):
+        return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
+    return isinstance(key, ed25519.Ed25519PublicKey)
