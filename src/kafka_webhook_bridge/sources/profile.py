@@ -7,7 +7,7 @@ of one provider; its JSON Schema is published (docs/reference/catalog.schema.jso
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -30,7 +30,7 @@ EVIDENCE: dict[Evidence, str] = {
 }
 
 # Steps that lead from the body to the document that type and key are read of.
-_DECODE = re.compile(r"json|jwt|aes-256-cbc|(json|form):[^:]+")
+_DECODE = re.compile(r"json|jwt|aes-256-cbc|(json|form|expand):[^:]+")
 
 
 def _template(text: str) -> str:
@@ -62,7 +62,7 @@ def _pattern(text: str) -> str:
 def _decode(steps: list[str]) -> list[str]:
     for step in steps:
         if not _DECODE.fullmatch(step):
-            raise ValueError(f"{step!r} is none of json, jwt, aes-256-cbc, json:path, form:name")
+            raise ValueError(f"{step!r} is none of json, jwt, aes-256-cbc, json:path, form:name, expand:path")
     return steps
 
 
@@ -80,7 +80,8 @@ class Model(BaseModel):
 
 
 class Event(Model):
-    """What is known of an event beside its body: templates as for `key` in bridge.yaml. Of a list, the first with a value."""
+    """What is known of an event beside its body: templates as for `key` in bridge.yaml, of a list the first that gives
+    something."""
 
     delivery_id: Annotated[Texts, AfterValidator(_delivery_id)] | None = Field(
         default=None,
@@ -96,8 +97,9 @@ class Event(Model):
     decode: Annotated[Texts, AfterValidator(_decode)] | None = Field(
         default=None,
         description="Steps from the body to what type and key are read of, in order: `jwt` (the claims of a token), "
-        "`json` (text that is JSON), `json:path`, `form:name` (a field of a urlencoded or multipart body), "
-        "`aes-256-cbc` (base64 of IV and text; the key is the secret's SHA-256). Default: the body is JSON.",
+        "`json` (text that is JSON), `json:path`, `expand:path` (the text there becomes the JSON that it is), "
+        "`form:name` (a field of a urlencoded or multipart body), `aes-256-cbc` (base64 of IV and text; the key is "
+        "the secret's SHA-256). Default: the body is JSON.",
     )
 
 
@@ -116,15 +118,41 @@ class Answer(Model):
     body: str = Field(default="", description="Body of the answer.")
 
 
-class Condition(Model):
+class Condition(NamedTuple):
     """A value that must match a whole regular expression."""
 
-    pattern: Annotated[str, AfterValidator(_pattern)] = Field(description="Regular expression for all of the value.")
+    pattern: str
+
+
+def _value(value: object) -> object:
+    if isinstance(value, dict):
+        if set(value) != {"pattern"} or not isinstance(value["pattern"], str):
+            raise ValueError('a table here is { pattern = "…" }')
+        return Condition(pattern=_pattern(value["pattern"]))
+    if not isinstance(value, bool | int | str):
+        raise ValueError("must be true (it is there), false (it is not), text, a whole number or { pattern = … }")
+    return value
 
 
 # true: it is there and not empty; false: it is absent or empty; text or a number: it equals that, where text may be one
 # `{param:name}`.
-Value = bool | int | str | Condition
+Value = Annotated[
+    Any,
+    BeforeValidator(_value),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": ["boolean", "integer", "string"]},
+                {
+                    "type": "object",
+                    "properties": {"pattern": {"type": "string"}},
+                    "required": ["pattern"],
+                    "additionalProperties": False,
+                },
+            ]
+        }
+    ),
+]
 
 
 class Match(Model):
@@ -190,6 +218,9 @@ class Row(Model):
     evidence: Evidence = Field(description="What the row rests on, the strongest of its sources.")
     sources: list[str] = Field(default_factory=list, description="Where the facts come from.")
     note: str = Field(default="", description="One or two sentences for people; says what is unverified.")
+    unverified: list[Literal["event", "sender", "answer", "handshakes"]] = Field(
+        default_factory=list, description="Tables whose facts nobody has seen on a live delivery."
+    )
     covers_body: bool | None = Field(
         default=None, description="Whether the whole body is signed. Default: what the scheme says."
     )
