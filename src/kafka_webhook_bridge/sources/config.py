@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +17,7 @@ from kafka_webhook_bridge.sources.keys import BodyHash, KeyTemplate, parse_templ
 from kafka_webhook_bridge.sources.model import LATER, BridgeModel, SourceModel, check_prefix
 from kafka_webhook_bridge.sources.source import NAME, RESERVED_NAMES, Ack, Source, named
 from kafka_webhook_bridge.sources.table import Network, SourceTable, metric_name
+from kafka_webhook_bridge.sources.words import explain
 
 Model = TypeVar("Model", bound=BaseModel)
 Value = TypeVar("Value")
@@ -143,7 +142,8 @@ class _Builder:
             return model.model_validate(data)
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
-                self._document.problem(*_words(model, path, error))
+                later = LATER if model is SourceModel else None
+                self._document.problem(*explain(model, path, error, later))
             return None
 
     def _source(self, name: str, model: SourceModel) -> Source:
@@ -295,56 +295,3 @@ def _by_line(problem: Problem) -> tuple[bool, int]:
     """Problems of the file by line, then those of the environment."""
     line = problem.where.rpartition(":")[2]
     return (False, int(line)) if line.isdigit() else (True, 0)
-
-
-_EXPECTED = {
-    "string_type": "must be text; write it in quotes",
-    "string_sub_type": "must be text; write it in quotes",
-    "bool_type": "must be true or false",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "list_type": "must be a list, such as [POST, PUT]",
-    "dict_type": "must be a mapping of keys to values",
-    "model_type": "must be a mapping of keys to values",
-    "too_short": "must not be empty",
-    "finite_number": "must be a finite number",
-}
-
-
-def _words(model: type[BaseModel], path: Path, error: Any) -> tuple[Path, str]:
-    """Place and sentence of one error of pydantic. Values are named only where a choice was missed: never secrets."""
-    inside: Path = (*path, *error["loc"])
-    kind, context, last = error["type"], error.get("ctx", {}), inside[-1] if inside else ""
-    if kind == "extra_forbidden":
-        later = LATER if model is SourceModel else {}
-        if last in later:
-            return inside, f"{_dotted(inside)}: {later[last]}"
-        near = difflib.get_close_matches(str(last), [*model.model_fields, *later], 1)
-        what = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(model.model_fields)}"
-        if near and near[0] in later:
-            what += f" But {later[near[0]]}"
-        return inside, f"{_dotted(inside)}: unknown key; {what}"
-    if kind == "literal_error":
-        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        given = str(error["input"])
-        near = difflib.get_close_matches(given, choices, 1) or [c for c in choices if c.lower() == given.lower()]
-        hint = f"; did you mean {near[0]}?" if near else ""
-        what = f"{_as_yaml(error['input'])} is none of {', '.join(choices)}{hint}"
-        return inside, f"{_dotted(inside)}: {what}"
-    if kind == "less_than_equal" and str(last).endswith("bytes_max"):
-        return inside, f"{_dotted(inside)}: at most {context['le'] // 1024**2} MiB"
-    if kind == "value_error":
-        return inside, f"{_dotted(inside)}: {context['error']}"
-    sentence = _EXPECTED.get(kind) or error["msg"].replace("Input should be", "must be").lower()
-    return inside, f"{_dotted(inside)}: {sentence}"
-
-
-def _as_yaml(value: Any) -> str:
-    """A value as people wrote it: `null`, `true`; text in quotes, because that may be spelled like the others."""
-    if isinstance(value, (dict, list)):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    return repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _dotted(path: Path) -> str:
-    return ".".join(map(str, path)) or "bridge.yaml"

@@ -1,4 +1,7 @@
-"""Key templates: `{json:order.id}`, `{header:X-Tenant}`, `{query:shop}` and literal text around them.
+"""Key templates: `{json:order.id}`, `{header:X-Tenant}`, `{query:shop}`, `{form:id}` and literal text around them.
+
+`*` in a path stands for every element of a list or member of an object: `{json:events.*.id}` is all their ids with
+commas between them, which tells one batch from another. `form` reads a body of `application/x-www-form-urlencoded`.
 
 A part that is missing or empty makes the whole key null: a record then goes to any partition. JSON strings, whole
 numbers of 64 bits and booleans can be keys; other values count as missing. Literal braces are written `{{` and `}}`.
@@ -16,13 +19,15 @@ from hashlib import sha256
 from typing import Any, Final, Literal, cast, get_args
 from urllib.parse import unquote_to_bytes
 
-from kafka_webhook_bridge.body import NOT_JSON
+from kafka_webhook_bridge.body import JSON_BYTES_MAX, NOT_JSON
 from kafka_webhook_bridge.event import Request
 
 KEY_BYTES_MAX: Final = 1024
 PARTS_MAX: Final = 16
+# More than these, in a `*` or in a form, and the part is missing: no sender can make the bridge slow.
+ELEMENTS_MAX: Final = 1000
 
-Kind = Literal["json", "header", "query"]
+Kind = Literal["json", "header", "query", "form"]
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 
@@ -59,8 +64,10 @@ class KeyTemplate:
                 piece = _json(document, part.path)
             elif part.kind == "header":
                 piece = _header(request.headers, part.name)
+            elif part.kind == "query":
+                piece = _field(request.query or b"", part.name)
             else:
-                piece = _query(request.query, part.name)
+                piece = _field(request.body, part.name) if len(request.body) <= JSON_BYTES_MAX else None
             if not piece:
                 return None
             pieces.append(piece)
@@ -108,7 +115,7 @@ def parse_template(text: str) -> KeyTemplate:
     if literal:
         parts.append(literal.encode())
     if not any(isinstance(part, Part) for part in parts):
-        raise ValueError("without {json:…}, {header:…} or {query:…} it would be the same for every event")
+        raise ValueError("without {json:…}, {header:…}, {query:…} or {form:…} it would be the same for every event")
     if len(parts) > PARTS_MAX:
         raise ValueError(f"more than {PARTS_MAX} parts")
     return KeyTemplate(text, tuple(parts))
@@ -119,7 +126,7 @@ def _part(inside: str) -> Part:
     if kind not in get_args(Kind):
         near = difflib.get_close_matches(kind, get_args(Kind), 1)
         raise ValueError(
-            f"{{{inside}}} is none of json, header, query" + (f"; did you mean {near[0]}?" if near else "")
+            f"{{{inside}}} is none of json, header, query, form" + (f"; did you mean {near[0]}?" if near else "")
         )
     if not colon or not name:
         raise ValueError(f"{{{inside}}} lacks a name, as in {{{kind}:id}}")
@@ -127,6 +134,8 @@ def _part(inside: str) -> Part:
         path = tuple(name.split("."))
         if "" in path:
             raise ValueError(f"{{{inside}}} has an empty step in its path")
+        if path.count("*") > 1:
+            raise ValueError(f"{{{inside}}} has more than one `*`")
         return Part("json", name.encode(), path)
     if kind == "header" and not _HEADER_NAME.fullmatch(name):
         bad = next(character for character in name if not _HEADER_NAME.fullmatch(character))
@@ -135,10 +144,16 @@ def _part(inside: str) -> Part:
 
 
 def _json(document: Any, path: tuple[str, ...]) -> bytes | None:
-    for step in path:
+    for depth, step in enumerate(path, 1):
         if isinstance(document, dict):
+            if step == "*":
+                return _joined(list(document.values()), path[depth:])
             document = document.get(step)
-        elif isinstance(document, list) and step.isascii() and step.isdigit() and len(step) < 9:
+        elif isinstance(document, list):
+            if step == "*":
+                return _joined(document, path[depth:])
+            if not (step.isascii() and step.isdigit() and len(step) < 9):
+                return None
             document = document[int(step)] if int(step) < len(document) else None
         else:
             return None
@@ -151,6 +166,18 @@ def _json(document: Any, path: tuple[str, ...]) -> bytes | None:
     return None
 
 
+def _joined(elements: list[Any], path: tuple[str, ...]) -> bytes | None:
+    if len(elements) > ELEMENTS_MAX:
+        return None
+    pieces = []
+    for element in elements:
+        piece = _json(element, path)
+        if not piece:
+            return None
+        pieces.append(piece)
+    return b",".join(pieces)
+
+
 def _header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     size = len(wanted)
     for name, value in headers:
@@ -159,8 +186,8 @@ def _header(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
     return None
 
 
-def _query(query: bytes | None, wanted: bytes) -> bytes | None:
-    for pair in (query or b"").split(b"&"):
+def _field(fields: bytes, wanted: bytes) -> bytes | None:
+    for pair in fields.split(b"&", ELEMENTS_MAX)[:ELEMENTS_MAX]:
         name, _, value = pair.partition(b"=")
         if unquote_to_bytes(name.replace(b"+", b" ")) == wanted:
             return unquote_to_bytes(value.replace(b"+", b" "))
