@@ -253,6 +253,8 @@ class _Signed(Model):
                 raise ValueError("`timestamp` is an item of a header without items")
         elif self.signature.first_is_timestamp:
             raise ValueError("`first_is_timestamp` needs a `timestamp` with from = sigfield")
+        if time is not None and time.format == "unix_auto" and any(template.touches_time for template in templates):
+            raise ValueError("a time of free length must stand between literal text")
         if not uses_ts and time is not None and not _covers(templates, time):
             raise ValueError("`signed` does not hold the time; a time that is not signed proves nothing")
         if self.signature.from_ == "body":
