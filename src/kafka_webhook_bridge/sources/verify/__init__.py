@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from kafka_webhook_bridge.sources.verify.model import Hmac, Verify, parse_verify
-from kafka_webhook_bridge.sources.verify.schemes import Compiled, Context, hmac_scheme
+from kafka_webhook_bridge.sources.verify.compiled import Compiled, run_of, traits_of
+from kafka_webhook_bridge.sources.verify.model import Verify, parse_verify
+from kafka_webhook_bridge.sources.verify.schemes import Context
 from kafka_webhook_bridge.sources.verify.verdict import (
     CODES,
     OK,
@@ -64,9 +65,9 @@ def compile(  # noqa: A001 — the design's word, as in re.compile
     a parameter that lacks.
     """
     row = parse_verify(profile.verify)
+    context = Context(secrets, params, keys)
     base = public_url.rstrip("/").encode() if public_url is not None else None
-    context = Context(secrets, params, base, keys)
-    if not isinstance(row, Hmac):
-        raise CompileError("input.invalid", f"the scheme {row.scheme} is not built yet")
-    run = hmac_scheme(row, context)
-    return Compiled(run, context, scheme=f"hmac-{row.hash}", covers_body=True, slow=False, needs_json=False)
+    traits = traits_of(row)
+    if profile.covers_body is not None:
+        traits = traits._replace(covers_body=profile.covers_body)
+    return Compiled(run_of(row, context), traits, base, params)

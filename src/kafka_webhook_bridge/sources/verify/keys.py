@@ -10,15 +10,16 @@ import hashlib
 import re
 from base64 import b64decode
 from binascii import Error as BinasciiError
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from kafka_webhook_bridge.sources.verify.model import Key
-from kafka_webhook_bridge.sources.verify.verdict import CompileError
+from kafka_webhook_bridge.sources.verify.verdict import CompileError, KeyStore
 
 SECRETS_MAX: Final = 10
 RSA_BITS_MIN: Final = 1024
@@ -117,3 +118,82 @@ def fits(key: PublicKey, scheme: str) -> bool:
     if scheme.startswith("ecdsa-p256"):
         return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1)
     return isinstance(key, ed25519.Ed25519PublicKey)
+
+
+def signature_right(key: PublicKey, scheme: str, signature: bytes, message: bytes) -> bool:
+    """Whether a signature is by the holder of a key. `scheme` is an asymmetric one of model.py, and fits the key."""
+    try:
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, message)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, message, ec.ECDSA(_HASHES[scheme.rpartition("-")[2]]()))
+        elif scheme.startswith("rsa-pss"):
+            pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.AUTO)
+            key.verify(signature, message, pss, hashes.SHA256())
+        else:
+            key.verify(signature, message, padding.PKCS1v15(), _HASHES[scheme.rpartition("-")[2]]())
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+_HASHES: Final[dict[str, type[hashes.SHA1 | hashes.SHA256 | hashes.SHA512]]] = {
+    "sha1": hashes.SHA1,
+    "sha256": hashes.SHA256,
+    "sha512": hashes.SHA512,
+}
+_CURVES: Final[dict[str, type[ec.EllipticCurve]]] = {
+    "P-256": ec.SECP256R1,
+    "P-384": ec.SECP384R1,
+    "P-521": ec.SECP521R1,
+}
+
+
+def jwks_address(key: Key, params: Mapping[str, str], store: KeyStore) -> str:
+    """The address of a row's JWKS. Raises CompileError if the operator has to name it and did not."""
+    if key.url is not None:
+        return key.url
+    address = params.get(key.param or "", "")
+    if not address and store.offline:
+        return ""
+    if not re.fullmatch(r"https://[A-Za-z0-9.-]+(?::[0-9]{1,5})?(?:/[!-~]*)?", address):
+        raise CompileError("params.missing", f"the profile needs the parameter `{key.param}`, an https:// address")
+    return address
+
+
+def jwk_key(jwk: Mapping[str, Any]) -> PublicKey | None:
+    """The public key of a JWK (RFC 7517, RFC 8037) that may be used for signatures; None for every other."""
+    if jwk.get("use", "sig") != "sig":
+        return None
+    operations = jwk.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        return None
+    members = tuple(jwk.get(name) for name in ("kty", "crv", "n", "e", "x", "y"))
+    if any(member is not None and not isinstance(member, str) for member in members):
+        return None
+    return _jwk_key(*members)
+
+
+@lru_cache(maxsize=256)
+def _jwk_key(
+    kty: str | None, crv: str | None, n: str | None, e: str | None, x: str | None, y: str | None
+) -> PublicKey | None:
+    try:
+        if kty == "RSA" and n and e:
+            modulus, exponent = (int.from_bytes(_url_bytes(part), "big") for part in (n, e))
+            rsa_key = rsa.RSAPublicNumbers(exponent, modulus).public_key()
+            return rsa_key if rsa_key.key_size >= RSA_BITS_MIN else None
+        if kty == "EC" and crv in _CURVES and x and y:
+            left, right = (int.from_bytes(_url_bytes(part), "big") for part in (x, y))
+            return ec.EllipticCurvePublicNumbers(left, right, _CURVES[crv]()).public_key()
+        if kty == "OKP" and crv == "Ed25519" and x:
+            return ed25519.Ed25519PublicKey.from_public_bytes(_url_bytes(x))
+    except (ValueError, BinasciiError, UnsupportedAlgorithm):
+        pass
+    return None
+
+
+def _url_bytes(text: str) -> bytes:
+    if "+" in text or "/" in text:
+        raise ValueError("not base64url")
+    return decode_loose(text.replace("-", "+").replace("_", "/"))

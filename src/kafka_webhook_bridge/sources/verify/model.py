@@ -9,7 +9,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
 
 from kafka_webhook_bridge.sources.verify.template import Template, parse_signed
 
@@ -74,8 +83,15 @@ def _value(text: str) -> str:
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Header = Annotated[str, AfterValidator(_header)]
 JsonPath = Annotated[str, AfterValidator(_path)]
-Templates = Annotated[list[Annotated[str, AfterValidator(_signed)]], Field(min_length=1), BeforeValidator(_as_list)]
-Values = Annotated[list[Annotated[str, AfterValidator(_value)]], Field(min_length=1), BeforeValidator(_as_list)]
+TEXT_OR_LIST = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+)
+Templates = Annotated[
+    list[Annotated[str, AfterValidator(_signed)]], Field(min_length=1), BeforeValidator(_as_list), TEXT_OR_LIST
+]
+Values = Annotated[
+    list[Annotated[str, AfterValidator(_value)]], Field(min_length=1), BeforeValidator(_as_list), TEXT_OR_LIST
+]
 Text = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, le=WINDOW_S_MAX, allow_inf_nan=False)]
 
@@ -237,6 +253,8 @@ class _Signed(Model):
                 raise ValueError("`timestamp` is an item of a header without items")
         elif self.signature.first_is_timestamp:
             raise ValueError("`first_is_timestamp` needs a `timestamp` with from = sigfield")
+        if time is not None and time.format == "unix_auto" and any(template.touches_time for template in templates):
+            raise ValueError("a time of free length must stand between literal text")
         if not uses_ts and time is not None and not _covers(templates, time):
             raise ValueError("`signed` does not hold the time; a time that is not signed proves nothing")
         if self.signature.from_ == "body":

@@ -79,17 +79,24 @@ class Signed:
         return value
 
     @property
+    def path(self) -> bytes:
+        """The path as the sender knows it: behind the prefix of the public address."""
+        prefix = b"/".join((self.base or b"").split(b"/")[3:])
+        return (b"/" + prefix if prefix else b"") + self.request.path or b"/"
+
+    @property
     def path_query(self) -> bytes:
-        """Path and query as they came."""
-        request = self.request
-        return request.path if request.query is None else request.path + b"?" + request.query
+        """That path, and the query as it came."""
+        query = self.request.query
+        return self.path if query is None else self.path + b"?" + query
 
     @property
     def url(self) -> bytes:
         """The whole address. Characters that no address has are refused: they could belong to the body after it."""
         if self.base is None:
             raise Refused("url.mismatch", "the address is not known; set public_url")
-        url = self.base + self.path_query
+        query = self.request.query
+        url = self.base + self.request.path + (b"" if query is None else b"?" + query)
         if not _URL.fullmatch(url):
             raise Refused("url.mismatch", "the address holds characters that must be percent-encoded")
         return url
@@ -98,16 +105,20 @@ class Signed:
     def query_pairs(self) -> list[tuple[bytes, bytes]]:
         """Parameters of the query, decoded, in order."""
         if self._query is None:
-            self._query = _pairs(self.request.query or b"", "signature.malformed")
+            items = _items(self.request.query or b"", "signature.malformed")
+            self._query = [_pair(item) for item in items if item]
         return self._query
 
     @property
     def form_pairs(self) -> list[tuple[bytes, bytes]]:
-        """Fields of an urlencoded body, decoded, in order."""
+        """Fields of an urlencoded body, decoded, in order; each as encoders write it, `name=value`."""
         if self._form is None:
             if len(self.body) > JSON_BYTES_MAX:
                 raise Refused("body.malformed", "a form of more than 1 MiB")
-            self._form = _pairs(self.body, "body.malformed")
+            items = _items(self.body, "body.malformed")
+            if not all(map(_FORM.fullmatch, items)):
+                raise Refused("body.malformed", "no urlencoded form")
+            self._form = [_pair(item) for item in items]
         return self._form
 
     def query(self, name: bytes) -> bytes | None:
@@ -220,16 +231,19 @@ def _decoded(text: bytes) -> bytes:
     return unquote_to_bytes(text.replace(b"+", b" "))
 
 
-def _pairs(text: bytes, code: str) -> list[tuple[bytes, bytes]]:
-    items = text.split(b"&", FIELDS_MAX + 1)
+_FORM = re.compile(rb"(?:[^%&=]|%[0-9A-Fa-f]{2})+=(?:[^%&]|%[0-9A-Fa-f]{2})*")
+
+
+def _items(text: bytes, code: str) -> list[bytes]:
+    items = text.split(b"&", FIELDS_MAX + 1) if text else []
     if len(items) > FIELDS_MAX:
         raise Refused(code, f"more than {FIELDS_MAX} fields")
-    pairs = []
-    for item in items:
-        if item:
-            name, _, value = item.partition(b"=")
-            pairs.append((_decoded(name), _decoded(value)))
-    return pairs
+    return items
+
+
+def _pair(item: bytes) -> tuple[bytes, bytes]:
+    name, _, value = item.partition(b"=")
+    return _decoded(name), _decoded(value)
 
 
 def _one(pairs: list[tuple[bytes, bytes]], wanted: bytes, code: str, what: str) -> bytes | None:

@@ -226,8 +226,8 @@ def decoded(texts: list[bytes], decode: Decode) -> list[bytes]:
     return found
 
 
-_UNIX = re.compile(rb"[1-9][0-9]{9}")
-_UNIX_MS = re.compile(rb"[1-9][0-9]{12}")
+_UNIX = re.compile(rb"[1-9][0-9]{0,10}")
+_UNIX_MS = re.compile(rb"[1-9][0-9]{0,13}")
 _ISO = re.compile(
     rb"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})?"
 )
@@ -237,27 +237,28 @@ _HTTP_DATE = re.compile(
 )
 
 
-def parse_time(text: bytes, form: str, zone_needed: bool = False) -> float:
+def parse_time(text: bytes, form: str, touches: bool = False) -> float:
     """The Unix time (s) of a text in a row's `format`. Raises ValueError.
 
-    Unix times have the ten digits of 2001 to 2286, in milliseconds thirteen: with a free length the first digits of a
-    body could pass for the last of a time. ISO times need their seconds, and a zone where no literal text follows;
-    without one they are UTC. Fractions finer than a microsecond are cut.
+    Where no literal text stands beside it (`touches`), a Unix time has the ten digits of 2001 to 2286, in milliseconds
+    thirteen, and an ISO time has a zone: else the first digits of a body could pass for the last of a time. ISO times
+    without a zone are UTC; fractions finer than a microsecond are cut. `unix_auto` takes more than eleven digits for
+    milliseconds.
     """
-    if form == "unix" or (form == "unix_auto" and len(text) == 10):
-        if not _UNIX.fullmatch(text):
-            raise ValueError("no ten digits")
+    if form == "unix" or (form == "unix_auto" and len(text) <= 11):
+        if not _UNIX.fullmatch(text) or (touches and len(text) != 10):
+            raise ValueError("no seconds")
         return float(text)
     if form in ("unix_ms", "unix_auto"):
-        if not _UNIX_MS.fullmatch(text):
-            raise ValueError("no thirteen digits")
+        if not _UNIX_MS.fullmatch(text) or (touches and len(text) != 13):
+            raise ValueError("no milliseconds")
         return int(text) / 1000
     if form == "http-date":
         if not _HTTP_DATE.fullmatch(text):
             raise ValueError("no HTTP date")
         return parsedate_to_datetime(text.decode()).timestamp()
     match = _ISO.fullmatch(text)
-    if match is None or (zone_needed and match[8] is None):
+    if match is None or (touches and match[8] is None):
         raise ValueError("no RFC 3339 time")
     year, month, day, hour, minute, second = (int(match[group]) for group in range(1, 7))
     fraction = int((match[7] or b"0").ljust(6, b"0")[:6])

@@ -387,7 +387,7 @@ _PLAIN: Final[dict[str, Piece]] = {
     "ts": lambda signed: signed.timestamp,
     "url": lambda signed: signed.url,
     "url_noquery": _url_noquery,
-    "path": lambda signed: signed.request.path,
+    "path": lambda signed: signed.path,
     "path_query": lambda signed: signed.path_query,
     "method": lambda signed: signed.request.method,
     "secret": lambda signed: signed.secret,

@@ -141,7 +141,7 @@ class Verifier(Protocol):
 
     `scheme` is for the record (`hmac-sha256`, `jwt`, `token`, `basic`, `none`, `twilio`); `covers_body` tells whether
     the whole body is signed; `slow` that it may take longer than 0.2 ms (public keys): call it in a thread;
-    `needs_json` that it reads the parsed body.
+    `needs_json` that it reads the parsed body, `needs_url` that it reads the public address.
     """
 
     @property
@@ -152,6 +152,11 @@ class Verifier(Protocol):
     def slow(self) -> bool: ...
     @property
     def needs_json(self) -> bool: ...
+    @property
+    def needs_url(self) -> bool: ...
 
-    def __call__(self, request: Request, document: Any, now: float) -> Verdict:
-        """The verdict at the time `now` (Unix, s). `document` is what `body.parse_json` gave. Never raises."""
+    def __call__(self, request: Request, document: Any, now: float, base: bytes | None = None) -> Verdict:
+        """The verdict at the time `now` (Unix, s). `document` is what `body.parse_json` gave, or NOT_JSON.
+
+        `base` is `scheme://host[:port]` as the request came, for a source without public_url. Never raises.
+        """
