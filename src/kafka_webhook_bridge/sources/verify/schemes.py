@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -128,8 +129,7 @@ def hmac_scheme(row: model.Hmac, context: Context) -> Run:
                 expected = digest(key, message, name)
                 for signature in found:
                     right |= compare_digest(expected, signature)
-        if not right:
-            raise Refused("signature.mismatch")
+        mismatch_unless(right)
 
     def run_by_field(signed: Signed, now: float) -> None:
         items = [item.partition(pair) for item in find(signed)]
@@ -145,8 +145,7 @@ def hmac_scheme(row: model.Hmac, context: Context) -> Run:
                 for hash_name, value in found:
                     for signature in decoded([value], decode):
                         right |= compare_digest(digest(key, message, hash_name), signature)
-        if not right:
-            raise Refused("signature.mismatch")
+        mismatch_unless(right)
 
     return run_by_field if named else run
 
@@ -179,10 +178,15 @@ def digest_scheme(row: model.Digest, context: Context) -> Run:
                 expected = hashlib.new(name, text(signed), usedforsecurity=False).digest()
                 for signature in found:
                     right |= compare_digest(expected, signature)
-        if not right:
-            raise Refused("signature.mismatch")
+        mismatch_unless(right)
 
     return run
+
+
+def mismatch_unless(right: bool) -> None:
+    """Raises Refused where no signature was right."""
+    if not right:
+        raise Refused("signature.mismatch")
 
 
 def is_utf8(body: bytes) -> bool:
@@ -216,8 +220,7 @@ def asymmetric_scheme(row: model.Asymmetric, context: Context) -> Run:
             for message in messages:
                 for signature in found:
                     right |= signature_right(key, scheme, signature, message)
-        if not right:
-            raise Refused("signature.mismatch")
+        mismatch_unless(right)
 
     return run
 
@@ -302,7 +305,7 @@ def basic_scheme(row: model.Basic, context: Context) -> Run:
         if value is None:
             raise Refused("credentials.missing", "no Authorization header")
         login = parse_basic(value)
-        if login is None:
+        if login is None or b64encode(b":".join(login)) != value.rpartition(b" ")[2]:
             raise Refused("credentials.wrong", "not of scheme Basic, or malformed")
         if not matches(credentials, *login):
             raise Refused("credentials.wrong")
