@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 import aws_tables
+import provider_pages
 import reference
 import tables
 from kafka_webhook_bridge import cli, errors, settings
@@ -29,6 +31,38 @@ def test_page_is_what_the_code_says(name: str) -> None:
 
 def test_the_tables_of_the_pages_about_aws_are_what_the_templates_say() -> None:
     assert aws_tables.stale() == [], "run `make docs`"
+
+
+def test_the_pages_of_the_providers_are_what_the_catalog_says() -> None:
+    assert provider_pages.stale() == [], "run `make docs`"
+
+
+def test_a_page_of_a_provider_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(provider_pages, "FOLDER", tmp_path / "docs/providers")
+    monkeypatch.setattr(provider_pages, "ROOT", tmp_path)
+    provider_pages.write()
+    assert provider_pages.stale() == []
+    (tmp_path / "docs/providers/nobody.md").write_text("")
+    (tmp_path / "docs/providers/github.md").unlink()
+    assert provider_pages.stale() == [
+        f"docs/providers/{name}.md: not what the catalog says; run `make docs`" for name in ("github", "nobody")
+    ]
+    provider_pages.write()
+    assert provider_pages.stale() == []
+
+
+def test_every_profile_has_a_page_with_all_that_its_setup_needs() -> None:
+    made = provider_pages.pages()
+    for profile in provider_pages.PROFILES:
+        page = made[provider_pages.FOLDER / f"{profile.file}.md"]
+        assert f"    profile: {profile.name}\n" in page
+        assert f"kwb send {profile.name} --profile {profile.name}" in page
+        assert all(pitfall in page for pitfall in profile.setup.pitfalls)
+        assert all(f"      {param}: " in page for param in profile.setup.params)
+        assert profile.evidence != "third-party" or "onfirm on a first real delivery" in page
+        assert (
+            f"[{profile.provider}]({profile.file}.md) | `{profile.name}`" in made[provider_pages.FOLDER / "README.md"]
+        )
 
 
 def test_a_place_that_nobody_fills_is_an_error() -> None:
