@@ -18,6 +18,7 @@ from kafka_webhook_bridge import cli, errors, settings
 from kafka_webhook_bridge.formats import headers
 from kafka_webhook_bridge.observability import metrics
 from kafka_webhook_bridge.settings import load_settings
+from kafka_webhook_bridge.sources.catalog import Catalog
 from kafka_webhook_bridge.sources.config import load_sources
 from kafka_webhook_bridge.sources.source import Format
 
@@ -63,6 +64,21 @@ def test_every_profile_has_a_page_with_all_that_its_setup_needs() -> None:
         assert (
             f"[{profile.provider}]({profile.file}.md) | `{profile.name}`" in made[provider_pages.FOLDER / "README.md"]
         )
+
+
+def test_the_provider_of_the_howto_loads_and_its_mistake_is_told_so(tmp_path: Path) -> None:
+    page = (reference.FOLDER.parent / "howto/add-a-provider.md").read_text(encoding="utf-8")
+    row = page.partition("```toml\n")[2].partition("```")[0]
+    path = tmp_path / "acme.toml"
+    path.write_text(row, encoding="utf-8")
+    mine = Catalog([path])
+    assert mine.problems == []
+    assert mine.load("acme").event.delivery_id == ["{header:Acme-Delivery}"]
+    told = next(line for line in page.splitlines() if line.startswith("catalog/acme.toml:"))
+    path.write_text(row.replace('"hmac"', '"hmca"'), encoding="utf-8")
+    (problem,) = Catalog([path]).problems
+    said, _, hint = str(problem).replace(str(path), "catalog/acme.toml").partition("hmac, digest, ")
+    assert told == f"{said}hmac, digest, …{hint[hint.index('; did') :]}"
 
 
 def test_a_place_that_nobody_fills_is_an_error() -> None:
