@@ -233,6 +233,13 @@ class Row(Model):
     event: Event = Field(default_factory=Event, description="Ids, type and key.")
     sender: Sender = Field(default_factory=Sender, description="The sender's habits.")
     answer: Answer | None = Field(default=None, description="The answer to an event. Default: the receipt.")
+    refused_status: int = Field(
+        default=401,
+        ge=200,
+        le=499,
+        description="Status of the answer to a request that proves nothing, where the sender wants another than 401; "
+        "nothing is stored all the same.",
+    )
     handshakes: list[Handshake] = Field(default_factory=list, description="Requests that are no events.")
     setup: Setup = Field(default_factory=Setup, description="For the provider's page.")
     replaces: bool = Field(default=False, description="This row takes the place of the packaged one of that name.")
