@@ -202,6 +202,8 @@ def _facts(row: Profile) -> Iterator[tuple[str, str]]:
         yield "answer", f"{row.answer.status}, empty"
     else:
         yield "answer", f"{row.answer.status}, {row.answer.content_type}: `{row.answer.body}`"
+    if row.refused_status != 401:
+        yield "answer to a wrong signature", str(row.refused_status)
     if row.sender.deadline_s is not None:
         yield "the sender gives up", f"after {row.sender.deadline_s:g} s"
     if row.sender.retries:

@@ -314,6 +314,7 @@ def bridge_yaml_page() -> str:
     lines += _fields(model.BridgeModel)
     lines += ["## A source", "", f"{_first_line(model.SourceModel)} The name is `{NAME.pattern}`.", ""]
     lines += _fields(model.SourceModel)
+    lines += ["`answer`, `verify`: the words of [files of the catalog](catalog.md).", ""]
     lines += ["## Partition keys", "", inspect.cleandoc(keys.__doc__ or ""), ""]
     lines += [f"`KEY_BYTES_MAX` is {keys.KEY_BYTES_MAX}.", ""]
     if model.LATER:
@@ -375,8 +376,12 @@ def _field_value(row: dict[str, Any]) -> str:
         return f"list of {_field_value(kind['items'])}"
     if kind.get("format") == "password":
         return "secret"
-    words = {"object": "name → source", "boolean": "true or false", "string": "text"}
-    return words.get(kind["type"], "number")
+    if "$ref" in kind:
+        return "mapping"
+    if kind["type"] == "object":
+        holds = kind.get("additionalProperties")
+        return "name → source" if holds is False else "name → text" if isinstance(holds, dict) else "mapping"
+    return {"boolean": "true or false", "string": "text"}.get(kind["type"], "number")
 
 
 # ── record headers ────────────────────────────────────────────────────────────────────────────────────────────────

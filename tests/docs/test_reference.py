@@ -5,20 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import get_args
 
 import pytest
 
 import aws_tables
-import provider_pages
 import reference
 import tables
 from kafka_webhook_bridge import cli, errors, settings
 from kafka_webhook_bridge.formats import headers
 from kafka_webhook_bridge.observability import metrics
 from kafka_webhook_bridge.settings import load_settings
-from kafka_webhook_bridge.sources.catalog import Catalog
 from kafka_webhook_bridge.sources.config import load_sources
 from kafka_webhook_bridge.sources.source import Format
 
@@ -32,53 +29,6 @@ def test_page_is_what_the_code_says(name: str) -> None:
 
 def test_the_tables_of_the_pages_about_aws_are_what_the_templates_say() -> None:
     assert aws_tables.stale() == [], "run `make docs`"
-
-
-def test_the_pages_of_the_providers_are_what_the_catalog_says() -> None:
-    assert provider_pages.stale() == [], "run `make docs`"
-
-
-def test_a_page_of_a_provider_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(provider_pages, "FOLDER", tmp_path / "docs/providers")
-    monkeypatch.setattr(provider_pages, "ROOT", tmp_path)
-    provider_pages.write()
-    assert provider_pages.stale() == []
-    (tmp_path / "docs/providers/nobody.md").write_text("")
-    (tmp_path / "docs/providers/github.md").unlink()
-    assert provider_pages.stale() == [
-        f"docs/providers/{name}.md: not what the catalog says; run `make docs`" for name in ("github", "nobody")
-    ]
-    provider_pages.write()
-    assert provider_pages.stale() == []
-
-
-def test_every_profile_has_a_page_with_all_that_its_setup_needs() -> None:
-    made = provider_pages.pages()
-    for profile in provider_pages.PROFILES:
-        page = made[provider_pages.FOLDER / f"{profile.file}.md"]
-        assert f"    profile: {profile.name}\n" in page
-        assert f"kwb send {profile.name} --profile {profile.name}" in page
-        assert all(pitfall in page for pitfall in profile.setup.pitfalls)
-        assert all(f"      {param}: " in page for param in profile.setup.params)
-        assert profile.evidence != "third-party" or "onfirm on a first real delivery" in page
-        assert (
-            f"[{profile.provider}]({profile.file}.md) | `{profile.name}`" in made[provider_pages.FOLDER / "README.md"]
-        )
-
-
-def test_the_provider_of_the_howto_loads_and_its_mistake_is_told_so(tmp_path: Path) -> None:
-    page = (reference.FOLDER.parent / "howto/add-a-provider.md").read_text(encoding="utf-8")
-    row = page.partition("```toml\n")[2].partition("```")[0]
-    path = tmp_path / "acme.toml"
-    path.write_text(row, encoding="utf-8")
-    mine = Catalog([path])
-    assert mine.problems == []
-    assert mine.load("acme").event.delivery_id == ["{header:Acme-Delivery}"]
-    told = next(line for line in page.splitlines() if line.startswith("catalog/acme.toml:"))
-    path.write_text(row.replace('"hmac"', '"hmca"'), encoding="utf-8")
-    (problem,) = Catalog([path]).problems
-    said, _, hint = str(problem).replace(str(path), "catalog/acme.toml").partition("hmac, digest, ")
-    assert told == f"{said}hmac, digest, …{hint[hint.index('; did') :]}"
 
 
 def test_a_place_that_nobody_fills_is_an_error() -> None:
