@@ -8,6 +8,7 @@ refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -40,6 +41,9 @@ __all__ = [
 ]
 
 
+_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._~:\[\]-]+(?:/[!-~]*)?")
+
+
 class HasVerify(Protocol):
     """A profile, as far as it matters here: its `verify` table, and `covers_body` where the row says it."""
 
@@ -66,7 +70,11 @@ def compile(  # noqa: A001 — the design's word, as in re.compile
     """
     row = parse_verify(profile.verify)
     context = Context(secrets, params, keys)
-    base = public_url.rstrip("/").encode() if public_url is not None else None
+    base = None
+    if public_url is not None:
+        if not _PUBLIC_URL.fullmatch(public_url):
+            raise CompileError("url.mismatch", "public_url is not an address such as https://hooks.example.com")
+        base = public_url.rstrip("/").encode()
     traits = traits_of(row)
     if profile.covers_body is not None:
         traits = traits._replace(covers_body=profile.covers_body)

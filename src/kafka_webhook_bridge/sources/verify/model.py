@@ -49,9 +49,11 @@ def _signed(text: str) -> str:
 
 def _pattern(text: str) -> str:
     try:
-        re.compile(text.encode())
+        pattern = re.compile(text.encode())
     except re.error as error:
         raise ValueError(f"no regular expression: {error}") from None
+    if pattern.groups:
+        raise ValueError("write (?:…) for a group")
     return text
 
 
@@ -452,5 +454,5 @@ ADAPTER: TypeAdapter[Verify] = TypeAdapter(Verify)
 
 
 def parse_verify(table: Any) -> Verify:
-    """The model of a `verify` table. Raises pydantic's ValidationError, a ValueError, with every mistake in it."""
+    """The model of a `verify` table, which may be one already. Raises pydantic's ValidationError, a ValueError."""
     return ADAPTER.validate_python(table)

@@ -128,8 +128,7 @@ def hmac_scheme(row: model.Hmac, context: Context) -> Run:
                 expected = digest(key, message, name)
                 for signature in found:
                     right |= compare_digest(expected, signature)
-        if not right:
-            raise Refused("signature.mismatch")
+        mismatch_unless(right)
 
     def run_by_field(signed: Signed, now: float) -> None:
         items = [item.partition(pair) for item in find(signed)]
@@ -145,8 +144,7 @@ def hmac_scheme(row: model.Hmac, context: Context) -> Run:
                 for hash_name, value in found:
                     for signature in decoded([value], decode):
                         right |= compare_digest(digest(key, message, hash_name), signature)
-        if not right:
-            raise Refused("signature.mismatch")
+        mismatch_unless(right)
 
     return run_by_field if named else run
 
@@ -179,10 +177,15 @@ def digest_scheme(row: model.Digest, context: Context) -> Run:
                 expected = hashlib.new(name, text(signed), usedforsecurity=False).digest()
                 for signature in found:
                     right |= compare_digest(expected, signature)
-        if not right:
-            raise Refused("signature.mismatch")
+        mismatch_unless(right)
 
     return run
+
+
+def mismatch_unless(right: bool) -> None:
+    """Raises Refused where no signature was right."""
+    if not right:
+        raise Refused("signature.mismatch")
 
 
 def is_utf8(body: bytes) -> bool:
@@ -216,8 +219,7 @@ def asymmetric_scheme(row: model.Asymmetric, context: Context) -> Run:
             for message in messages:
                 for signature in found:
                     right |= signature_right(key, scheme, signature, message)
-        if not right:
-            raise Refused("signature.mismatch")
+        mismatch_unless(right)
 
     return run
 

@@ -29,6 +29,7 @@ import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import md5, sha256
 from itertools import pairwise
 from typing import Final
@@ -111,6 +112,7 @@ class Template:
         return _join(pieces)
 
 
+@lru_cache(maxsize=1024)
 def parse_signed(text: str) -> Template:
     """The template of a text. Raises ValueError with a sentence for people."""
     items: list[bytes | Item | Group] = []
