@@ -19,12 +19,12 @@ def make_clock() -> Callable[[], float]:
 
 
 def make_wall_clock() -> Callable[[], float]:
-    """Unix time (s), by which signed times are judged. A test harness may move it, too (rules.md 33)."""
+    """Unix time (s), by which signed times are judged. A test harness may set it, and then it stands (rules.md 33)."""
     fd = harness_fd()
     if fd is None:
         return time.time
-    offset = _page(fd)
-    return lambda: time.time() + offset[1]
+    page = _page(fd)
+    return lambda: page[1] or time.time()
 
 
 def _page(fd: int) -> memoryview[float]:

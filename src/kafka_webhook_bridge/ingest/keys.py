@@ -40,13 +40,14 @@ Params = Mapping[str, str]
 
 
 class _Entry:
-    """What a fetch brought. Times are monotonic seconds."""
+    """What a fetch brought, and the parameters that it took. Times are monotonic seconds."""
 
-    __slots__ = ("old_at", "renew_at", "value")
+    __slots__ = ("old_at", "params", "renew_at", "value")
 
-    def __init__(self, value: Any, now: float, max_age_s: int | None) -> None:
+    def __init__(self, value: Any, params: Params, now: float, max_age_s: int | None) -> None:
         low, high = _RENEW_S
         self.value = value
+        self.params = params
         self.renew_at = now + (_RENEW_DEFAULT_S if max_age_s is None else min(max(max_age_s, low), high))
         self.old_at = self.renew_at + _OLD_S
 
@@ -66,7 +67,6 @@ class Keys:
         self._entries: OrderedDict[KeyNeeded, _Entry] = OrderedDict()
         self._asked_at: OrderedDict[KeyNeeded, float] = OrderedDict()
         self._host_at: OrderedDict[str, float] = OrderedDict()
-        self._params: dict[KeyNeeded, Params] = {}
         self._unreachable: set[KeyNeeded] = set()
         self._running: dict[KeyNeeded, asyncio.Task[None]] = {}
         self._visits: set[asyncio.Task[None]] = set()
@@ -133,16 +133,19 @@ class Keys:
             task.cancel()
 
     def _renew(self, what: KeyNeeded) -> None:
-        now = self._clock()
-        if what in self._running or now - self._host_at.get(_host(what), -PAUSE_S) < PAUSE_S:
+        entry = self._entries.get(what)
+        if entry is None:
             return
-        self._begin(what, self._params.get(what, {}))
+        if _one_by_one(what):
+            what = what._replace(key_id=str(entry.value[0].get("kid")))
+        now = self._clock()
+        if what not in self._running and now - self._host_at.get(_host(what), -PAUSE_S) >= PAUSE_S:
+            self._begin(what, entry.params)
 
     def _begin(self, what: KeyNeeded, params: Params) -> None:
         now = self._clock()
         self._note(self._host_at, _host(what), now, _HOSTS_MAX)
         self._note(self._asked_at, what, now, _ENTRIES_MAX)
-        self._params[what] = params
         task = self._running[what] = self._loop.create_task(self._fetch(what, params), name="keys")
         task.add_done_callback(lambda _: self._running.pop(what, None))
 
@@ -156,20 +159,21 @@ class Keys:
             self._log.error("keys not fetched", address=where, key_id=what.key_id, reason=str(error))
             return
         self._unreachable.discard(what)
-        self._keep(what, value, max_age_s)
+        self._keep(what, value, params, max_age_s)
         self._log.info("keys fetched", address=where, key_id=what.key_id)
 
-    def _keep(self, what: KeyNeeded, value: Any, max_age_s: int | None) -> None:
-        if what.kind == "jwks" and what.key_id:  # one key of many: the others stay beside it
+    def _keep(self, what: KeyNeeded, value: Any, params: Params, max_age_s: int | None) -> None:
+        now = self._clock()
+        if _one_by_one(what):  # the others stay beside it, as long as they are new enough
             what = what._replace(key_id="")
             entry = self._entries.get(what)
-            others = [] if entry is None else [key for key in entry.value if key.get("kid") != value[0].get("kid")]
-            value = (*value, *others)[:_KEYS_MAX]
+            if entry is not None and now < entry.renew_at:
+                others = [key for key in entry.value if key.get("kid") != value[0].get("kid")]
+                value = (*value, *others)[:_KEYS_MAX]
         self._entries.pop(what, None)
-        self._entries[what] = _Entry(value, self._clock(), max_age_s)
-        while len(self._entries) > _ENTRIES_MAX:
-            old, _ = self._entries.popitem(last=False)
-            self._params.pop(old, None)
+        self._entries[what] = _Entry(value, params, now, max_age_s)
+        if len(self._entries) > _ENTRIES_MAX:
+            self._entries.popitem(last=False)
 
     async def _visit(self, address: str, host: str, source: str) -> None:
         try:
@@ -189,9 +193,11 @@ class Keys:
 
 def _resource(needed: KeyNeeded) -> KeyNeeded:
     """What is fetched: a whole JWKS, but one key where a host gives no more."""
-    if needed.kind == "jwks" and not needed.address.endswith(_ONE_BY_ONE):
-        return needed._replace(key_id="")
-    return needed
+    return needed._replace(key_id="") if needed.kind == "jwks" and not _one_by_one(needed) else needed
+
+
+def _one_by_one(what: KeyNeeded) -> bool:
+    return what.kind == "jwks" and what.address.endswith(_ONE_BY_ONE)
 
 
 def _host(what: KeyNeeded) -> str:
@@ -203,7 +209,7 @@ _Got = tuple[Any, int | None]
 
 def _how(what: KeyNeeded) -> Callable[[KeyNeeded, Params], Awaitable[_Got]]:
     if what.kind == "jwks":
-        return _one_by_one if what.key_id else _jwks
+        return _one_key if _one_by_one(what) else _jwks
     return _certificate if what.kind == "certificate" else _ebay
 
 
@@ -215,7 +221,7 @@ async def _jwks(what: KeyNeeded, params: Params) -> _Got:
     return tuple(keys), max_age_s
 
 
-async def _one_by_one(what: KeyNeeded, params: Params) -> _Got:
+async def _one_key(what: KeyNeeded, params: Params) -> _Got:
     """A host that gives a key for its id, and only to its customers."""
     client, secret = _need(params, "client_id"), _need(params, "client_secret")
     question = {"client_id": client, "secret": secret, "key_id": what.key_id}
@@ -225,6 +231,8 @@ async def _one_by_one(what: KeyNeeded, params: Params) -> _Got:
     key = document.get("key") if isinstance(document, dict) else None
     if not isinstance(key, dict):
         raise FetchError("the answer is no key", answered=True)
+    if key.get("expired_at") is not None:
+        raise FetchError("the key is no longer used", answered=True)
     return (key,), max_age_s
 
 
