@@ -31,6 +31,7 @@ _OLD_S: Final = 24 * 3600  # how much longer they serve when that fails
 _ENTRIES_MAX: Final = 1000
 _HOSTS_MAX: Final = 1000
 _KEYS_MAX: Final = 100
+_RUNNING_MAX: Final = 8  # fetches at once, however many hosts a sender's domain has
 
 _EBAY = "https://api.ebay.com"
 _EBAY_SCOPE = "https://api.ebay.com/oauth/api_scope"
@@ -112,14 +113,16 @@ class Keys:
         now = self._clock()
         if now - self._asked_at.get(what, -PAUSE_S) < PAUSE_S:
             return what in self._unreachable  # then it is not the sender who is wrong
-        if now - self._host_at.get(_host(what), -PAUSE_S) >= PAUSE_S:
+        if now - self._host_at.get(_host(what), -PAUSE_S) >= PAUSE_S and len(self._running) < _RUNNING_MAX:
             self._begin(what, params)
-        return True  # or another key of that host was fetched, and the sender's next try may have its turn
+        return (
+            True  # else there is enough to do, or that host was asked for another key; the next try may have its turn
+        )
 
     def visit(self, address: str, source: str) -> None:
         """GET an address that a hand-shake asks for; the row has said at which hosts it may be."""
         host = urlsplit(address).hostname or ""
-        if len(self._visits) >= _KEYS_MAX or self._clock() - self._host_at.get(f"visit {host}", -PAUSE_S) < 1.0:
+        if len(self._visits) >= _RUNNING_MAX or self._clock() - self._host_at.get(f"visit {host}", -PAUSE_S) < 1.0:
             self._log.warning("hand-shake not confirmed", source=source, host=host, reason="too many at once")
             return
         self._note(self._host_at, f"visit {host}", self._clock(), _HOSTS_MAX)
