@@ -56,7 +56,7 @@ class Catalog:
             profile = _packaged(file).get(name)
         if profile is None:
             near = difflib.get_close_matches(name, self.names(), 1)
-            hint = f"did you mean {near[0]}?" if near else "docs/providers has all of them"
+            hint = f"did you mean {near[0]}?" if near else "`kwb sources profiles` lists them"
             raise UnknownProfile(f"there is no profile {name!r}; {hint}")
         return profile
 
