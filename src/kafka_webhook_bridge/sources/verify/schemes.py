@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -304,7 +305,7 @@ def basic_scheme(row: model.Basic, context: Context) -> Run:
         if value is None:
             raise Refused("credentials.missing", "no Authorization header")
         login = parse_basic(value)
-        if login is None:
+        if login is None or b64encode(b":".join(login)) != value.rpartition(b" ")[2]:
             raise Refused("credentials.wrong", "not of scheme Basic, or malformed")
         if not matches(credentials, *login):
             raise Refused("credentials.wrong")

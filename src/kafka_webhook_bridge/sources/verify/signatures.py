@@ -36,18 +36,15 @@ def decode_base64(text: bytes) -> bytes:
     return raw
 
 
+_NOT_URL = re.compile(rb"[+/=]")
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
 def decode_base64url(text: bytes) -> bytes:
-    """The bytes of canonical base64url, padded or not. Raises ValueError."""
-    if b"+" in text or b"/" in text:
+    """The bytes of canonical base64url without padding. Raises ValueError."""
+    if _NOT_URL.search(text):
         raise ValueError("not base64url")
-    bare = text.rstrip(b"=")
-    padded = bare + b"=" * (-len(bare) % 4)
-    if text != bare and text != padded:
-        raise ValueError("not canonical")
-    return decode_base64(padded.translate(_TO_STANDARD))
+    return decode_base64(text.translate(_TO_STANDARD) + b"=" * (-len(text) % 4))
 
 
 def _decode_base64_of_hex(text: bytes) -> bytes:
@@ -92,7 +89,7 @@ def _reader(place: Place) -> Read:
     if place.from_ == "form":
         field = (place.name or "").encode()
         return lambda signed: _there(signed.form(field), "signature.malformed", place.name)
-    return lambda signed: _there(signed.body.strip() or None, "signature.malformed", "the body")
+    return lambda signed: _there(signed.body or None, "signature.malformed", "the body")
 
 
 def _there(value: bytes | None, code: str, name: str | None) -> bytes:
@@ -232,7 +229,7 @@ _ISO = re.compile(
     rb"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})?"
 )
 _HTTP_DATE = re.compile(
-    rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{2} (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [0-9]{4}"
+    rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{2} (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [1-9][0-9]{3}"
     rb" [0-9]{2}:[0-9]{2}:[0-9]{2} GMT"
 )
 
