@@ -56,7 +56,7 @@ class Catalog:
             profile = _packaged(file).get(name)
         if profile is None:
             near = difflib.get_close_matches(name, self.names(), 1)
-            hint = f"did you mean {near[0]}?" if near else "docs/providers has all of them"
+            hint = f"did you mean {near[0]}?" if near else "`kwb sources profiles` lists them"
             raise UnknownProfile(f"there is no profile {name!r}; {hint}")
         return profile
 
@@ -65,9 +65,12 @@ class Catalog:
         return [self.load(name) for name in self.names()]
 
     def _files(self, path: Path) -> list[Path]:
-        if path.is_dir():
-            return sorted(path.glob("*.toml"))
-        return [path]
+        if not path.is_dir():
+            return [path]
+        found = sorted(path.glob("*.toml"))
+        if not found:
+            self.problems.append(Problem(str(path), "a folder without a file *.toml"))
+        return found
 
     def _read(self, path: Path) -> None:
         try:
