@@ -60,7 +60,8 @@ def test_the_example_means_what_it_says() -> None:
     assert printer is not None
     assert describe(erp) == {
         "name": "erp", "topic": "erp", "methods": ["GET", "POST"], "body_bytes_max": 5 * 1024**2, "auth": "basic",
-        "credentials": 1, "format": "raw", "key": "{json:order.id}", "content_encoding": "opaque",
+        "profile": None, "verified": "basic", "covers_body": False, "secrets": 0, "params": [], "type": None,
+        "public_url": "https://hooks.example.com/in/erp", "credentials": 1, "format": "raw", "key": "{json:order.id}", "content_encoding": "opaque",
         "rate_limit_per_second": 12.5, "index_json": False, "ack": "any", "ordering": "none",
         "delivery_id": None, "dedupe": "mark",
     }  # fmt: skip

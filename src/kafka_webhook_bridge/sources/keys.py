@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, Literal, cast, get_args
@@ -40,6 +41,16 @@ class Part:
     name: bytes
     path: tuple[str, ...] = ()
 
+    def read(self, request: Request, document: Any) -> bytes | None:
+        """What stands there; None or empty where it is absent. Never raises."""
+        if self.kind == "json":
+            return _json(document, self.path)
+        if self.kind == "header":
+            return _header(request.headers, self.name)
+        if self.kind == "query":
+            return _field(request.query or b"", self.name)
+        return _field(request.body, self.name) if len(request.body) <= JSON_BYTES_MAX else None
+
 
 @dataclass(frozen=True, slots=True)
 class KeyTemplate:
@@ -60,19 +71,36 @@ class KeyTemplate:
             if isinstance(part, bytes):
                 pieces.append(part)
                 continue
-            if part.kind == "json":
-                piece = _json(document, part.path)
-            elif part.kind == "header":
-                piece = _header(request.headers, part.name)
-            elif part.kind == "query":
-                piece = _field(request.query or b"", part.name)
-            else:
-                piece = _field(request.body, part.name) if len(request.body) <= JSON_BYTES_MAX else None
+            piece = part.read(request, document)
             if not piece:
                 return None
             pieces.append(piece)
         key = b"".join(pieces)
         return key if len(key) <= KEY_BYTES_MAX else sha256(key).hexdigest().encode()
+
+
+@dataclass(frozen=True, slots=True)
+class FirstOf:
+    """Several templates, of which the first that gives something counts."""
+
+    templates: tuple[KeyTemplate, ...]
+
+    @property
+    def text(self) -> str:
+        """As people write it."""
+        return ", else ".join(template.text for template in self.templates)
+
+    @property
+    def needs_json(self) -> bool:
+        """Whether the body must be parsed for one of them."""
+        return any(template.needs_json for template in self.templates)
+
+    def render(self, request: Request, document: Any = NOT_JSON) -> bytes | None:
+        """The key of a request, as that of a KeyTemplate."""
+        for template in self.templates:
+            if (key := template.render(request, document)) is not None:
+                return key
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +119,17 @@ def dedupe_key(source: bytes, delivery_id: bytes) -> str:
     """64 hex digits that name one delivery of one source; each part is told apart by its length (rules.md 13)."""
     parts = (len(source).to_bytes(4, "big"), source, len(delivery_id).to_bytes(4, "big"), delivery_id)
     return sha256(b"".join(parts)).hexdigest()
+
+
+def parse_templates(texts: Sequence[str]) -> KeyTemplate | FirstOf:
+    """The templates of a row. Raises ValueError with a sentence for people."""
+    templates = tuple(map(parse_template, texts))
+    return templates[0] if len(templates) == 1 else FirstOf(templates)
+
+
+def parse_part(inside: str) -> Part:
+    """One `kind:name` without its braces. Raises ValueError with a sentence for people."""
+    return _part(inside)
 
 
 def parse_template(text: str) -> KeyTemplate:

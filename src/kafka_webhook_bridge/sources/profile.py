@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from kafka_webhook_bridge.sources.keys import parse_template
+from kafka_webhook_bridge.sources.verify.model import TEXT_OR_LIST, Verify
 
 Evidence = Literal["vector", "sdk", "docs", "third-party", "generic"]
 Place = Literal["proof", "credential"]
@@ -66,10 +67,7 @@ def _decode(steps: list[str]) -> list[str]:
     return steps
 
 
-_TEXT_OR_LIST = WithJsonSchema(
-    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
-)
-Texts = Annotated[list[str], Field(min_length=1), BeforeValidator(_as_list), _TEXT_OR_LIST]
+Texts = Annotated[list[str], Field(min_length=1), BeforeValidator(_as_list), TEXT_OR_LIST]
 Templates = Annotated[list[Annotated[str, AfterValidator(_template)]], Field(min_length=1), BeforeValidator(_as_list)]
 
 
@@ -88,10 +86,10 @@ class Event(Model):
         description="The sender's id of a delivery, the same when it is sent again. `hash`: it gives none, and "
         "`dedupe: body` is what finds repeats.",
     )
-    type: Annotated[Templates, _TEXT_OR_LIST] | None = Field(
+    type: Annotated[Templates, TEXT_OR_LIST] | None = Field(
         default=None, description="Event type, such as `orders/create`. Default: `webhook.<source>`."
     )
-    key: Annotated[Templates, _TEXT_OR_LIST] | None = Field(
+    key: Annotated[Templates, TEXT_OR_LIST] | None = Field(
         default=None, description="Partition key: the smallest thing whose order matters. Default: none."
     )
     decode: Annotated[Texts, AfterValidator(_decode)] | None = Field(
@@ -134,8 +132,7 @@ def _value(value: object) -> object:
     return value
 
 
-# true: it is there and not empty; false: it is absent or empty; text or a number: it equals that, where text may be one
-# `{param:name}`.
+# Empty counts as absent.
 Value = Annotated[
     Any,
     BeforeValidator(_value),
@@ -156,7 +153,9 @@ Value = Annotated[
 
 
 class Match(Model):
-    """Which requests are the hand-shake: all of the conditions hold."""
+    """Which requests are the hand-shake: those for which all of it holds. Of what is named, `true` says that it is
+    there, `false` that it is not, text and numbers what it equals (text may be one `{param:name}`), and
+    `{ pattern = "…" }` what all of it looks like."""
 
     method: Texts = Field(description="Methods.")
     query: dict[str, Value] = Field(default_factory=dict, description="Query parameters, decoded.")
@@ -230,10 +229,17 @@ class Row(Model):
         "row reads is proof, except with token and basic, and Authorization, Cookie, Proxy-Authorization are "
         "credentials.",
     )
-    verify: dict[str, Any] = Field(description="How a request proves its sender.")
+    verify: Verify = Field(description="How a request proves its sender.")
     event: Event = Field(default_factory=Event, description="Ids, type and key.")
     sender: Sender = Field(default_factory=Sender, description="The sender's habits.")
     answer: Answer | None = Field(default=None, description="The answer to an event. Default: the receipt.")
+    refused_status: int = Field(
+        default=401,
+        ge=200,
+        le=499,
+        description="Status of the answer to a request that proves nothing, where the sender wants another than 401; "
+        "nothing is stored all the same.",
+    )
     handshakes: list[Handshake] = Field(default_factory=list, description="Requests that are no events.")
     setup: Setup = Field(default_factory=Setup, description="For the provider's page.")
     replaces: bool = Field(default=False, description="This row takes the place of the packaged one of that name.")
@@ -261,7 +267,7 @@ class Profile(Row):
     @property
     def unsafe(self) -> str:
         """Why a source with this profile must say `i_know: true`, in words; empty when it need not."""
-        return "anybody may send" if self.verify.get("scheme") == "none" else ""
+        return "anybody may send" if self.verify.scheme == "none" else ""
 
 
 def json_schema() -> dict[str, Any]:

@@ -36,7 +36,7 @@ def explain(
     `later` are words of later versions, with what to do instead. Values are named only where a choice was missed: never
     secrets.
     """
-    inner, around = _resolve(model, error["loc"])
+    inner, around, annotation = _resolve(model, error["loc"])
     inside: Path = (*path, *inner)
     kind, context, last = error["type"], error.get("ctx", {}), inside[-1] if inside else ""
     name = ".".join(map(str, inside)) or whole
@@ -51,7 +51,7 @@ def explain(
             what += f" But {later[near[0]]}"
         return inside, f"{name}: unknown key; {what}"
     if kind == "literal_error":
-        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        choices = _choices(annotation) or context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return inside, f"{name}: {_none_of(error['input'], choices)}"
     if kind == "union_tag_invalid":
         tag = context["discriminator"].strip("'")
@@ -97,8 +97,8 @@ def _field(model: type[BaseModel], step: str | int) -> FieldInfo | None:
     return None
 
 
-def _resolve(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[Path, type[BaseModel] | None]:
-    """The place that people wrote, without the tags that pydantic adds for unions, and the model that it belongs to."""
+def _resolve(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[Path, type[BaseModel] | None, Any]:
+    """The place that people wrote, without what pydantic adds for unions; the model that it belongs to; its type."""
     path: list[str | int] = []
     annotation: Any = model
     around: type[BaseModel] | None = model
@@ -107,13 +107,13 @@ def _resolve(model: type[BaseModel], loc: Sequence[str | int]) -> tuple[Path, ty
         if len(models) > 1 and (chosen := [one for one in models if _has_tag(one, step)]):
             annotation = chosen[0]
             continue
-        if step == "[key]":
-            continue
+        if step == "[key]" or (annotation is not None and not models and not _holds(annotation)):
+            continue  # a member of a union of plain values
         path.append(step)
         around = models[0] if models else None
         field = _field(models[0], step) if models else None
         annotation = field.annotation if field else None if models else _inside(annotation)
-    return tuple(path), around
+    return tuple(path), around, annotation
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -131,11 +131,20 @@ def _has_tag(model: type[BaseModel], step: str | int) -> bool:
     )
 
 
+def _choices(annotation: Any) -> list[str]:
+    """Every text that a type allows by name."""
+    if get_origin(annotation) is Literal:
+        return [choice for choice in get_args(annotation) if isinstance(choice, str)]
+    return [choice for inner in get_args(annotation) for choice in _choices(inner)]
+
+
+def _holds(annotation: Any) -> bool:
+    """Whether it is, or may be, a list or a mapping."""
+    return get_origin(annotation) in (list, dict, tuple) or any(map(_holds, get_args(annotation)))
+
+
 def _inside(annotation: Any) -> Any:
     """What a list or a mapping holds."""
     if get_origin(annotation) in (list, dict, tuple):
         return get_args(annotation)[-1]
-    for inner in get_args(annotation):
-        if get_origin(inner) is not None and (found := _inside(inner)) is not None:
-            return found
-    return None
+    return next((_inside(inner) for inner in get_args(annotation) if _holds(inner)), None)

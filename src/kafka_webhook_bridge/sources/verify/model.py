@@ -9,7 +9,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
 
 from kafka_webhook_bridge.sources.verify.template import Template, parse_signed
 
@@ -76,8 +85,15 @@ def _value(text: str) -> str:
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Header = Annotated[str, AfterValidator(_header)]
 JsonPath = Annotated[str, AfterValidator(_path)]
-Templates = Annotated[list[Annotated[str, AfterValidator(_signed)]], Field(min_length=1), BeforeValidator(_as_list)]
-Values = Annotated[list[Annotated[str, AfterValidator(_value)]], Field(min_length=1), BeforeValidator(_as_list)]
+TEXT_OR_LIST = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+)
+Templates = Annotated[
+    list[Annotated[str, AfterValidator(_signed)]], Field(min_length=1), BeforeValidator(_as_list), TEXT_OR_LIST
+]
+Values = Annotated[
+    list[Annotated[str, AfterValidator(_value)]], Field(min_length=1), BeforeValidator(_as_list), TEXT_OR_LIST
+]
 Text = Annotated[str, Field(min_length=1)]
 Seconds = Annotated[float, Field(gt=0, le=WINDOW_S_MAX, allow_inf_nan=False)]
 

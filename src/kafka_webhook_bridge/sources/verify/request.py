@@ -136,14 +136,15 @@ class Signed:
             if self.json_field is None:
                 self._json = exact_json(self.body, self._document)
             else:
-                self._json = exact_json(self._json_text(self.json_field))
+                self._json = exact_json(self.field(self.json_field))
         return self._json
 
     def member(self, path: tuple[str, ...]) -> bytes | None:
         """Text of a member: a string, or a number or boolean as written. None if it is absent, null or empty."""
         return text_of(step_into(self.json, path), ".".join(path))
 
-    def _json_text(self, name: bytes) -> bytes:
+    def field(self, name: bytes) -> bytes:
+        """The field `name` of an urlencoded or multipart body; it must be there."""
         kind = self.header(b"content-type") or b""
         if kind[:10].lower() == b"multipart/":
             if len(self.body) > JSON_BYTES_MAX:
