@@ -186,6 +186,10 @@ class Serve:
         """Move the clock of all processes."""
         self._clock[0] += seconds
 
+    def set_time(self, now: float) -> None:
+        """Let signed times be judged at `now` (Unix, s) by all processes, until it is set anew; 0: the real time."""
+        self._clock[1] = now
+
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 

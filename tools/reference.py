@@ -1,6 +1,7 @@
 """Writes docs/reference: what the code itself knows about its settings, errors, metrics, commands and formats.
 
-The tables in the pages about AWS, which aws_tables.py makes of the templates, are written with them.
+The tables in the pages about AWS, which aws_tables.py makes of the templates, and docs/providers, which
+provider_pages.py makes of the catalog, are written with them.
 
     python tools/reference.py           write the pages            (make docs)
     python tools/reference.py --check   name those that are stale   exit 1 (make lint, tests/docs)
@@ -21,12 +22,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, SecretStr
 
 import aws_tables
+import provider_pages
 from kafka_webhook_bridge import cli, errors, settings
 from kafka_webhook_bridge.errors import KwbError, Refusal
 from kafka_webhook_bridge.event import Event, Request
 from kafka_webhook_bridge.formats import cloudevents, encode, envelope, headers
 from kafka_webhook_bridge.observability import metrics
-from kafka_webhook_bridge.sources import keys, model
+from kafka_webhook_bridge.sources import keys, model, profile
 from kafka_webhook_bridge.sources.config import load_sources
 from kafka_webhook_bridge.sources.source import NAME, Format
 from tables import table
@@ -47,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         (FOLDER / name).write_text(text, encoding="utf-8")
     for path, text in aws_tables.pages().items():
         path.write_text(text, encoding="utf-8")
+    provider_pages.write()
     return 0
 
 
@@ -60,6 +63,8 @@ def pages() -> dict[str, str]:
         "bridge-yaml.md": bridge_yaml_page(),
         "bridge.schema.json": json.dumps(model.json_schema(), indent=2, ensure_ascii=False) + "\n",
         "headers.md": headers_page(),
+        "catalog.md": provider_pages.catalog_page(),
+        "catalog.schema.json": json.dumps(profile.json_schema(), indent=2, ensure_ascii=False) + "\n",
     }
 
 
@@ -70,7 +75,7 @@ def stale() -> list[str]:
         path = FOLDER / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             found.append(f"docs/reference/{name}: not what the code says; run `make docs`")
-    return found + aws_tables.stale()
+    return found + aws_tables.stale() + provider_pages.stale()
 
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -309,6 +314,7 @@ def bridge_yaml_page() -> str:
     lines += _fields(model.BridgeModel)
     lines += ["## A source", "", f"{_first_line(model.SourceModel)} The name is `{NAME.pattern}`.", ""]
     lines += _fields(model.SourceModel)
+    lines += ["`answer`, `verify`: the words of [files of the catalog](catalog.md).", ""]
     lines += ["## Partition keys", "", inspect.cleandoc(keys.__doc__ or ""), ""]
     lines += [f"`KEY_BYTES_MAX` is {keys.KEY_BYTES_MAX}.", ""]
     if model.LATER:
@@ -370,8 +376,12 @@ def _field_value(row: dict[str, Any]) -> str:
         return f"list of {_field_value(kind['items'])}"
     if kind.get("format") == "password":
         return "secret"
-    words = {"object": "name → source", "boolean": "true or false", "string": "text"}
-    return words.get(kind["type"], "number")
+    if "$ref" in kind:
+        return "mapping"
+    if kind["type"] == "object":
+        holds = kind.get("additionalProperties")
+        return "name → source" if holds is False else "name → text" if isinstance(holds, dict) else "mapping"
+    return {"boolean": "true or false", "string": "text"}.get(kind["type"], "number")
 
 
 # ── record headers ────────────────────────────────────────────────────────────────────────────────────────────────

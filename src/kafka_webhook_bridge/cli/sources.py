@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
+from kafka_webhook_bridge.cli.profiles import list_profiles, show_profile
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.settings import Settings
     from kafka_webhook_bridge.sources.source import Source
     from kafka_webhook_bridge.sources.table import SourceTable
 
+OwnCatalog = Annotated[
+    list[Path] | None, typer.Option("--catalog", help="File or folder of profiles of your own; repeatable.")
+]
 _METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS", "HEAD")  # which one the line to try takes
 _BODILESS = {"GET", "HEAD", "OPTIONS"}
 _TRIAL_BODY = '{"hello":"kafka"}'
@@ -27,7 +32,7 @@ _ACKS = {
 
 
 def register(app: typer.Typer) -> None:
-    """`kwb sources [list]`, `kwb sources show NAME`."""
+    """`kwb sources [list]`, `kwb sources show NAME`, `kwb sources profiles [WORD]`, `kwb sources profile NAME`."""
     sources = typer.Typer(invoke_without_command=True)
     app.add_typer(sources, name="sources")
 
@@ -49,6 +54,22 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """What a source takes, where it goes, the address to give to the sender, and a line to try it with."""
         show_source(name, Output(json=json))
+
+    @sources.command()
+    def profiles(
+        words: Annotated[list[str] | None, typer.Argument(help="Parts of a name.", metavar="WORD")] = None,
+        catalog: OwnCatalog = None,
+        json: Json = False,
+    ) -> None:
+        """Whom the catalog knows, how they sign, and what that rests on."""
+        list_profiles(words or [], catalog or [], Output(json=json))
+
+    @sources.command()
+    def profile(
+        name: Annotated[str, typer.Argument(help="The profile.")], catalog: OwnCatalog = None, json: Json = False
+    ) -> None:
+        """How requests of a profile are checked, what it needs, and a source of bridge.yaml with it."""
+        show_profile(name, catalog or [], Output(json=json))
 
 
 def list_sources(out: Output) -> None:

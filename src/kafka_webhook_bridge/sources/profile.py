@@ -132,8 +132,7 @@ def _value(value: object) -> object:
     return value
 
 
-# true: it is there and not empty; false: it is absent or empty; text or a number: it equals that, where text may be one
-# `{param:name}`.
+# Empty counts as absent.
 Value = Annotated[
     Any,
     BeforeValidator(_value),
@@ -154,7 +153,9 @@ Value = Annotated[
 
 
 class Match(Model):
-    """Which requests are the hand-shake: all of the conditions hold."""
+    """Which requests are the hand-shake: those for which all of it holds. Of what is named, `true` says that it is
+    there, `false` that it is not, text and numbers what it equals (text may be one `{param:name}`), and
+    `{ pattern = "…" }` what all of it looks like."""
 
     method: Texts = Field(description="Methods.")
     query: dict[str, Value] = Field(default_factory=dict, description="Query parameters, decoded.")

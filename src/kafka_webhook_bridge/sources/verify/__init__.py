@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._~:\[\]-]+(?:/[!-~]*)?")
+_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._~:\[\]-]+(?:/[!\"$->@-~]*)?")
 
 
 class HasVerify(Protocol):

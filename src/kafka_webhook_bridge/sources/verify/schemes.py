@@ -41,6 +41,7 @@ from kafka_webhook_bridge.sources.verify.verdict import CompileError, KeyNeeded,
 
 Run = Callable[[Signed, float], None]
 K = TypeVar("K")
+Mac = Callable[[bytes], bytes]
 TextRow = model.Hmac | model.Digest | model.Asymmetric
 
 
@@ -107,14 +108,32 @@ def _chosen(row: TextRow, context: Context, make: Callable[[str, int], K]) -> Ca
     return choose
 
 
+def mac_of(key: bytes, name: str) -> Mac:
+    """The HMAC with a key as a function. The key is hashed once, here: that is a third of the time of a small body."""
+    keyed = hmac.new(key, None, name)
+
+    def mac(message: bytes) -> bytes:
+        copy = keyed.copy()
+        copy.update(message)
+        return copy.digest()
+
+    return mac
+
+
 def hmac_scheme(row: model.Hmac, context: Context) -> Run:
     """HMAC over a signed text."""
-    choose = _chosen(row, context, lambda secret, index: shared_key(secret, row.key, index))
+    names = tuple(row.hashes) if row.hash == "by_field" else (row.hash,)
+
+    def make(secret: str, index: int) -> dict[str, Mac]:
+        key = shared_key(secret, row.key, index)
+        return {name: mac_of(key, name) for name in names}
+
+    choose = _chosen(row, context, make)
     find = compile_signatures(row.signature, _wanted(row))
     texts, touches = _texts(row, context)
     check = compile_timestamp(row.timestamp, touches) if row.timestamp is not None else None
     decode = DECODERS[row.signature.encoding]
-    digest, name = hmac.digest, row.hash
+    name = row.hash
     named = {hash_name.encode(): hash_name for hash_name in row.hashes}
     pair = (row.signature.pair or "").encode()
 
@@ -125,8 +144,8 @@ def hmac_scheme(row: model.Hmac, context: Context) -> Run:
         right = False
         for text in texts:
             message = text(signed)
-            for key in choose(signed):
-                expected = digest(key, message, name)
+            for macs in choose(signed):
+                expected = macs[name](message)
                 for signature in found:
                     right |= compare_digest(expected, signature)
         mismatch_unless(right)
@@ -141,10 +160,10 @@ def hmac_scheme(row: model.Hmac, context: Context) -> Run:
         right = False
         for text in texts:
             message = text(signed)
-            for key in choose(signed):
+            for macs in choose(signed):
                 for hash_name, value in found:
                     for signature in decoded([value], decode):
-                        right |= compare_digest(digest(key, message, hash_name), signature)
+                        right |= compare_digest(macs[hash_name](message), signature)
         mismatch_unless(right)
 
     return run_by_field if named else run

@@ -215,9 +215,11 @@ def decoded(texts: list[bytes], decode: Decode) -> list[bytes]:
     found = []
     for text in texts:
         try:
-            found.append(decode(text))
+            signature = decode(text)
         except (ValueError, BinasciiError):
             continue
+        if signature:
+            found.append(signature)
     if not found:
         raise Refused("signature.malformed", "no signature is written as the profile says")
     return found
