@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hmac
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kafka_webhook_bridge.cli import cases, main
 from kafka_webhook_bridge.cli.cases import LINE_BYTES_MAX, bounded_lines, judge_lines
 from kafka_webhook_bridge.sources.catalog import Catalog
+from kafka_webhook_bridge.sources.verify.case import CaseError
+from kafka_webhook_bridge.sources.verify.saved import parse_saved
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "providers" / "vectors.json").read_text())["vectors"]
 GITHUB = VECTORS[0]
@@ -137,3 +145,192 @@ def test_cases_come_from_a_file_too(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["verify", "--jsonl", str(file)]) == 0
     assert json.loads(capsys.readouterr().out) == {"id": GITHUB["id"], "verified": True, "code": "ok"}
     assert main(["verify", "--jsonl", str(tmp_path / "none")]) == 2
+
+
+# ---- one request: the doctor -----------------------------------------------------------------------------------------
+
+SECRET = "8f3c0a51b2d94e6f"
+BODY = b'{"id":1,"total":"2.00"}'
+NOW = 1_760_000_000
+
+
+def raw(body: bytes = BODY, *, sent: bytes = BODY, secret: str = SECRET, end: bytes = b"\r\n") -> bytes:
+    """A saved request of Shopify."""
+    digest = base64.b64encode(hmac.digest(secret.encode(), sent, "sha256"))
+    lines = [
+        b"POST /shop HTTP/1.1", b"Host: hooks.example.com", b"Content-Type: application/json",
+        b"X-Shopify-Hmac-Sha256: " + digest, b"", b"",
+    ]  # fmt: skip
+    return end.join(lines) + body
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(("KWB_", "WEBHOOK_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SHOP_SECRET", SECRET)
+    monkeypatch.setenv("COLUMNS", "250")
+
+
+def doctor(
+    tmp_path: Path, data: bytes, capsys: pytest.CaptureFixture[str], *arguments: str, code: int
+) -> dict[str, Any]:
+    """What `kwb verify --json` says of a saved request. No secret is ever in it."""
+    file = tmp_path / "request.http"
+    file.write_bytes(data)
+    assert main(["verify", str(file), *arguments, "--json"]) == code
+    said = capsys.readouterr()
+    assert SECRET not in said.out + said.err
+    return dict(json.loads(said.out)) if code < 2 else {"error": said.err}
+
+
+def test_a_right_request_ends_with_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for end in (b"\r\n", b"\n"):
+        found = doctor(tmp_path, raw(end=end), capsys, "-p", "shopify", "--secret-env", "SHOP_SECRET", code=0)
+        assert found == {
+            "verified": True, "code": "ok", "detail": "", "profile": "shopify", "secret": "SHOP_SECRET",
+            "findings": [], "tries": 1, "body_bytes": 23,
+        }  # fmt: skip
+
+
+def test_a_wrong_request_ends_with_1_and_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = doctor(tmp_path, raw(BODY + b"\n"), capsys, "-p", "shopify", "--secret-env", "SHOP_SECRET", code=1)
+    assert [(finding["code"], finding["proved"]) for finding in found["findings"]] == [("body.newline_added", True)]
+    assert main(["verify", str(tmp_path / "request.http"), "-p", "shopify", "--secret-env", "SHOP_SECRET"]) == 1
+    said = capsys.readouterr().out
+    assert "wrong: signature.mismatch" in said
+    assert "a line feed was added at the end of the body" in said
+    assert "→ " in said
+
+
+def test_the_body_is_taken_to_the_byte(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = bytes(range(256)) + b"\r\n\r\n\n"
+    doctor(tmp_path, raw(body, sent=body), capsys, "-p", "shopify", "--secret-env", "SHOP_SECRET", code=0)
+
+
+def test_standard_input_and_a_secret_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text(f"{SECRET}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "kafka_webhook_bridge.cli", "verify", "-p", "shopify", "--secret-file",
+         str(tmp_path / "secret")],
+        input=raw(), env={}, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert b"right: this is a request of shopify" in done.stdout
+
+
+def test_curl_marks_chunks_and_an_absolute_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head, _, body = raw().partition(b"\r\n\r\n")
+    marked = b"".join(b"> " + line + b"\r\n" for line in head.split(b"\r\n")) + b"> \r\n" + body
+    chunks = (
+        head
+        + b"\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"5\r\n"
+        + body[:5]
+        + b"\r\n12\r\n"
+        + body[5:]
+        + b"\r\n0\r\n\r\n"
+    )
+    absolute = raw().replace(b"POST /shop", b"POST https://hooks.example.com/shop")
+    for data in (marked, chunks, absolute):
+        doctor(tmp_path, data, capsys, "-p", "shopify", "--secret-env", "SHOP_SECRET", code=0)
+
+
+def test_a_vector_is_a_case_for_the_doctor_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    doctor(tmp_path, json.dumps(GITHUB).encode(), capsys, code=0)
+    late = {**GITHUB, "profile": "standard-webhooks-v1"}
+    assert doctor(tmp_path, json.dumps(late).encode(), capsys, code=1)["code"] == "header.missing"
+
+
+def test_the_time_of_receipt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = hmac.digest(SECRET.encode(), b"v0:%d:%s" % (NOW, BODY), "sha256").hex()
+    data = f"POST /slack HTTP/1.1\nX-Slack-Request-Timestamp: {NOW}\nX-Slack-Signature: v0={digest}\n\n".encode() + BODY
+    arguments = ("-p", "slack", "--secret-env", "SHOP_SECRET")
+    assert doctor(tmp_path, data, capsys, *arguments, code=1)["code"] == "timestamp.old"
+    for at in (str(NOW + 10), "2025-10-09T08:53:30Z", "2025-10-09T10:53:30+02:00", "2025-10-09T08:53:30"):
+        doctor(tmp_path, data, capsys, *arguments, "--at", at, code=0)
+    assert doctor(tmp_path, data, capsys, *arguments, "--at", str(NOW - 301), code=1)["code"] == "timestamp.future"
+
+
+def test_the_address_of_a_signature(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = "https://hooks.example.com/in?a=1"
+    digest = base64.b64encode(hmac.digest(SECRET.encode(), url.encode() + BODY, "sha256")).decode()
+    head = f"POST /prefix/in?a=1 HTTP/1.1\r\nHost: internal:8080\r\nX-Square-HmacSha256-Signature: {digest}\r\n\r\n"
+    data, arguments = head.encode() + BODY, ("-p", "square", "--secret-env", "SHOP_SECRET")
+    doctor(tmp_path, data, capsys, *arguments, "--url", "https://hooks.example.com/in", code=0)
+    doctor(tmp_path, data, capsys, *arguments, "--url", url, code=0)
+    assert doctor(tmp_path, data, capsys, *arguments, code=1)["code"] == "signature.mismatch"
+    found = doctor(tmp_path, data, capsys, *arguments, "--url", "http://hooks.example.com/in", code=1)
+    assert [finding["code"] for finding in found["findings"]] == ["url.other"]
+    assert url in found["findings"][0]["what"]
+
+
+def test_public_keys_by_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = next(vector for vector in VECTORS if "jwks" in vector and vector["expected"])
+    given = {name: value for name, value in case.items() if name != "jwks"}
+    assert doctor(tmp_path, json.dumps(given).encode(), capsys, code=1)["code"] == "key.unknown"
+    (tmp_path / "keys.json").write_text(json.dumps(case["jwks"]))
+    doctor(tmp_path, json.dumps(given).encode(), capsys, "--jwks", str(tmp_path / "keys.json"), code=0)
+    signed = next(vector for vector in VECTORS if vector.get("certs") and vector["expected"])
+    ((address, pem),) = signed["certs"].items()
+    (tmp_path / "cert.pem").write_text(pem)
+    given = {name: value for name, value in signed.items() if name != "certs"}
+    certificate = f"{address}={tmp_path / 'cert.pem'}"
+    doctor(tmp_path, json.dumps(given).encode(), capsys, "--cert", certificate, code=0)
+
+
+CONFIG = """
+sources:
+  shop: {profile: shopify, secrets: ["${SHOP_SECRET}"]}
+  other: {profile: shopify, secrets: ["another-secret"]}
+  erp: {auth: basic, username: u, password: p}
+"""
+
+
+def test_a_source_of_bridge_yaml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bridge.yaml").write_text(CONFIG)
+    monkeypatch.setenv("KWB_CONFIG", str(tmp_path / "bridge.yaml"))
+    found = doctor(tmp_path, raw(), capsys, "--source", "shop", code=0)
+    assert found["secret"] == "secret 1 of shop"
+    found = doctor(tmp_path, raw(), capsys, "--source", "other", code=1)
+    assert found["findings"][0]["what"] == "it is signed with another secret: secret 1 of shop"
+    assert "there are: shop, other" in doctor(tmp_path, raw(), capsys, "--source", "erp", code=2)["error"]
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "words"),
+    [
+        (raw(), [], "which sender is it?"),
+        (raw(), ["-p", "shopfy"], "did you mean shopify"),
+        (raw(), ["-p", "shopify", "--secret-env", "NOT_SET_HERE"], "NOT_SET_HERE is not set"),
+        (raw(), ["-p", "shopify", "--secret-file", "/no/such/file"], "No such file"),
+        (raw(), ["-p", "shopify", "--at", "yesterday"], "neither Unix seconds"),
+        (raw(), ["-p", "shopify", "--url", "hooks"], "no http or https address"),
+        (raw(), ["-p", "shopify", "--param", "x"], "NAME=VALUE"),
+        (raw(), ["-p", "shopify", "--cert", "x"], "ADDRESS=FILE"),
+        (raw(), ["-p", "shopify", "--source", "shop"], "exclude each other"),
+        (b"", ["-p", "shopify"], "nothing to read"),
+        (b"hello\n\nworld", ["-p", "shopify"], "line 1 is no request line"),
+        (b"POST / HTTP/1.1\nHost: a\nno colon\n\n", ["-p", "shopify"], "line 3 is no header"),
+        (b"{nonsense", ["-p", "shopify"], "is not JSON"),
+        (b'{"headers": 1}', ["-p", "shopify"], "`headers` are"),
+    ],
+)
+def test_wrong_use_ends_with_2(
+    data: bytes, arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in doctor(tmp_path, data, capsys, *arguments, code=2)["error"]
+
+
+def test_without_a_secret_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = doctor(tmp_path, raw(), capsys, "-p", "shopify", code=1)
+    assert found["code"] == "credentials.missing"
+
+
+@given(data=st.binary(max_size=300) | st.binary(max_size=100).map(lambda tail: raw()[:90] + tail))
+@settings(max_examples=150, deadline=None)
+def test_any_bytes_are_a_request_or_are_told_why_not(data: bytes) -> None:
+    with contextlib.suppress(CaseError):
+        assert parse_saved(data).method

@@ -1,7 +1,7 @@
 """A request as people save it: the raw text of HTTP/1.1, request line, headers, a blank line, and the body as bytes.
 
-Lenient where a copy is never exact: line ends may be LF, the request line may lack its version, `>` and `<` marks of
-`curl -v` before lines are taken away. The body is everything behind the blank line, to the byte.
+Lenient where a copy is never exact: line ends may be LF, the request line may lack its version, the marks `> ` of
+`curl -v` are taken away. The body is everything behind the blank line, to the byte.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ SAVED_BYTES_MAX: Final = 12 * 1024**2
 HEADER_BYTES_MAX: Final = 64 * 1024
 
 _BLANK = re.compile(rb"\r?\n[ \t]*\r?\n")
+_MARKED = re.compile(rb"\r?\n>[ \t]*\r?\n")
 _START = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,50}) (\S+)(?: HTTP/[0-9.]+)?[ \t]*")
 _LINE = re.compile(rb"(:?[!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:[ \t]*(.*?)[ \t]*")
 
@@ -24,8 +25,8 @@ def parse_saved(data: bytes) -> Request:
     """The request of a saved text. Raises CaseError with a sentence that says which line is wrong."""
     head, body = _parts(data)
     lines = [line.removesuffix(b"\r") for line in head.split(b"\n")]
-    if all(line.startswith(b"> ") for line in lines if line.strip(b"> ")):
-        lines = [line[2:] for line in lines if line.strip(b"> ")]
+    if lines[0].startswith(b"> "):
+        lines = [line.removeprefix(b"> ") for line in lines]
     start = _START.fullmatch(lines[0])
     if start is None:
         raise CaseError("line 1 is no request line, such as `POST /shopify HTTP/1.1`")
@@ -56,7 +57,7 @@ def host_of(request: Request) -> str | None:
 
 def _parts(data: bytes) -> tuple[bytes, bytes]:
     data = data.lstrip(b"\r\n")
-    blank = _BLANK.search(data[: HEADER_BYTES_MAX + 4])
+    blank = (_MARKED if data.startswith(b"> ") else _BLANK).search(data[: HEADER_BYTES_MAX + 4])
     if blank is not None:
         return data[: blank.start()], data[blank.end() :]
     head = data.rstrip(b"\r\n")
