@@ -427,6 +427,9 @@ def test_unisender() -> None:
         (template % right).replace("[", f'["{right}",'),
     ):
         assert not judge(v, request(body)).ok, body
+    twice = '{"auth":"%s","x":"%s"}'
+    digest = hashlib.md5((twice % ("api-key", "api-key")).encode()).hexdigest()
+    assert judge(v, request(twice % (digest, digest))).code == "signature.malformed"
     size = len(template % "api-key")
     padding = b"\x80" + bytes(-(size + 9) % 64) + (size * 8).to_bytes(8, "little")
     assert (

@@ -68,6 +68,8 @@ def compile(  # noqa: A001 — the design's word, as in re.compile
     (CompileError, whose `code` is one of CODES, or pydantic's about the table): no secret, a key that does not decode,
     a parameter that lacks.
     """
+    if not all(isinstance(text, str) for text in (*secrets, *params.values())):
+        raise CompileError("input.invalid", "secrets and parameters are text")
     row = parse_verify(profile.verify)
     context = Context(secrets, params, keys)
     base = None
