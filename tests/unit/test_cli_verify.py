@@ -15,24 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kafka_webhook_bridge.cli import cases, main
 from kafka_webhook_bridge.cli.cases import LINE_BYTES_MAX, bounded_lines, judge_lines
 from kafka_webhook_bridge.sources.catalog import Catalog
+from kafka_webhook_bridge.sources.verify import case
 from kafka_webhook_bridge.sources.verify.case import CaseError
 from kafka_webhook_bridge.sources.verify.saved import parse_saved
 
 VECTORS = json.loads((Path(__file__).parents[1] / "data" / "providers" / "vectors.json").read_text())["vectors"]
 GITHUB = VECTORS[0]
+CATALOG = Catalog()
+VECTORS_BY_ID = {vector["id"]: vector for vector in VECTORS}
 
 
 def judged(*lines: str | bytes) -> list[dict[str, Any]]:
     """The answers of the command's inside to these lines."""
     data = b"".join((line.encode() if isinstance(line, str) else line) + b"\n" for line in lines)
     answers: list[str] = []
-    judge_lines(io.BytesIO(data), Catalog(), time.time, answers.append)
+    faults: list[str] = []
+    assert judge_lines(io.BytesIO(data), CATALOG, time.time, answers.append, faults.append) == 0, faults
     return [json.loads(answer) for answer in answers]
 
 
@@ -108,11 +112,11 @@ def test_what_cannot_be_configured_is_a_verdict() -> None:
 
 
 def test_a_case_without_a_time_is_judged_now() -> None:
-    case = next(vector for vector in VECTORS if vector["profile"] == "stripe" and vector["expected"])
+    stripe = next(vector for vector in VECTORS if vector["profile"] == "stripe" and vector["expected"])
     answers: list[str] = []
-    line = json.dumps({name: value for name, value in case.items() if name != "now"}).encode()
-    judge_lines(io.BytesIO(line), Catalog(), lambda: case["now"], answers.append)
-    judge_lines(io.BytesIO(line), Catalog(), lambda: case["now"] + 86_400, answers.append)
+    line = json.dumps({name: value for name, value in stripe.items() if name != "now"}).encode()
+    judge_lines(io.BytesIO(line), CATALOG, lambda: stripe["now"], answers.append, answers.append)
+    judge_lines(io.BytesIO(line), CATALOG, lambda: stripe["now"] + 86_400, answers.append, answers.append)
     assert [json.loads(answer)["code"] for answer in answers] == ["ok", "timestamp.old"]
 
 
@@ -121,6 +125,47 @@ def test_lines_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     data = b"0123456789\r\n0123456789x\n" + b"y" * 200_000 + b"\nshort\n\n0123456789x"
     assert list(bounded_lines(io.BytesIO(data))) == [b"0123456789", None, None, b"short", b"", None]
     assert LINE_BYTES_MAX > 10 * 1024**2 * 4 / 3
+
+
+def test_a_fault_of_the_engine_does_not_cost_the_lines_behind_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = case.judge
+
+    def judge(profile: Any, one: case.Case, now: float) -> Any:
+        return 1 / 0 if one.request.body == b"boom" else real(profile, one, now)
+
+    monkeypatch.setattr(case, "judge", judge)
+    file = tmp_path / "cases.jsonl"
+    file.write_text("\n".join(json.dumps(one) for one in (GITHUB, {**GITHUB, "body": "boom"}, GITHUB)))
+    assert main(["verify", "--jsonl", str(file)]) == 1
+    said = capsys.readouterr()
+    assert [json.loads(line)["code"] for line in said.out.splitlines()] == ["ok", "input.invalid", "ok"]
+    assert "line 2: a fault of the engine: ZeroDivisionError" in said.err
+
+
+ODD = ["\x00", "\r\n", "=", ",", "t=", "v1=", "é", "\u2028", "9" * 40, "-1", "1e9"]
+TEXT = st.text(max_size=20) | st.sampled_from(ODD)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_whatever_a_case_holds_it_gets_a_verdict(data: st.DataObject) -> None:
+    """No member of a case, nor a header of it, can make the engine fail (`judged` tells of faults)."""
+    vector = dict(data.draw(st.sampled_from(VECTORS)))
+    headers = dict(vector["headers"])
+    for name in data.draw(st.lists(st.sampled_from(sorted(headers)), max_size=2)) if headers else []:
+        headers[name] = data.draw(TEXT | st.just(VECTORS_BY_ID[vector["id"]]["headers"][name][:-3]) | JSON)
+    vector["headers"] = headers
+    for member in data.draw(st.lists(st.sampled_from(sorted(set(vector) - {"headers", "profile"})), max_size=3)):
+        vector[member] = data.draw(JSON)
+    (answer,) = judged(json.dumps(vector))
+    assert answer["verified"] is (answer["code"] == "ok")
 
 
 def test_each_line_is_answered_before_the_next_is_needed(tmp_path: Path) -> None:
@@ -334,3 +379,14 @@ def test_without_a_secret_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_any_bytes_are_a_request_or_are_told_why_not(data: bytes) -> None:
     with contextlib.suppress(CaseError):
         assert parse_saved(data).method
+
+
+@given(data=st.binary(max_size=60), host=st.text("[]:.%@/ ab1\\", max_size=8))
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_doctor_comes_to_an_end(tmp_path_factory: pytest.TempPathFactory, data: bytes, host: str) -> None:
+    file = tmp_path_factory.getbasetemp() / "any.http"
+    head = f"POST /in?{host.replace(' ', '')} HTTP/1.1\r\nHost: {host}\r\nX-Square-HmacSha256-Signature: AAAA\r\n\r\n"
+    file.write_bytes(head.encode() + data)
+    assert main(["verify", str(file), "-p", "square", "--secret-env", "SHOP_SECRET", "--json"]) == 1
+    url = f"https://{host}/x"
+    assert main(["verify", str(file), "-p", "square", "--secret-env", "SHOP_SECRET", "--url", url, "--json"]) in (1, 2)

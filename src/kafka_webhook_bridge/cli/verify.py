@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -81,11 +82,9 @@ def _judge_lines(name: str, catalog: Catalog) -> None:
     from kafka_webhook_bridge.cli.cases import judge_lines
 
     out = Output()
-    if name == "-":
-        judge_lines(sys.stdin.buffer, catalog, time.time, out.write)
-        return
-    with _opened(name) as stream:
-        judge_lines(stream, catalog, time.time, out.write)
+    with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else _opened(name) as stream:
+        if judge_lines(stream, catalog, time.time, out.write, out.note):
+            raise typer.Exit(FOUND_PROBLEM)
 
 
 def _opened(name: str) -> BinaryIO:

@@ -18,7 +18,7 @@ HEADER_BYTES_MAX: Final = 64 * 1024
 _BLANK = re.compile(rb"\r?\n[ \t]*\r?\n")
 _MARKED = re.compile(rb"\r?\n>[ \t]*\r?\n")
 _START = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,50}) (\S+)(?: HTTP/[0-9.]+)?[ \t]*")
-_LINE = re.compile(rb"(:?[!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:[ \t]*(.*?)[ \t]*")
+_NAME = re.compile(rb":?[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def parse_saved(data: bytes) -> Request:
@@ -33,12 +33,13 @@ def parse_saved(data: bytes) -> Request:
     method, target = start.groups()
     headers = []
     for number, line in enumerate(lines[1:], 2):
-        match = _LINE.fullmatch(line)
-        if match is None:
+        name, colon, value = line[1:].partition(b":")  # HTTP/2's names begin with one
+        name = (line[:1] + name).rstrip(b" \t")
+        if not colon or not _NAME.fullmatch(name):
             raise CaseError(
                 f"line {number} is no header, such as `X-Signature: 0a1b`, and no blank line came before it"
             )
-        headers.append((match[1], match[2]))
+        headers.append((name, value.strip(b" \t")))
     if b"://" in target[:10]:
         target = b"/" + target.split(b"/", 3)[3] if target.count(b"/") > 2 else b"/"
     path, mark, query = target.partition(b"?")
@@ -47,12 +48,12 @@ def parse_saved(data: bytes) -> Request:
 
 def host_of(request: Request) -> str | None:
     """`scheme://host` as the request itself tells it; https unless a proxy's header says otherwise."""
-    found = {name.lower(): value.decode("latin-1") for name, value in request.headers}
-    host = found.get(b"x-forwarded-host") or found.get(b"host")
-    scheme = found.get(b"x-forwarded-proto", "https").split(",")[0].strip().lower()
-    if not host or not re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", host.split(",")[0].strip()):
+    found = {name.lower(): value.decode("latin-1").split(",")[0].strip() for name, value in request.headers}
+    host = found.get(b"x-forwarded-host") or found.get(b"host") or found.get(b":authority") or ""
+    scheme = found.get(b"x-forwarded-proto", "https").lower()
+    if not re.fullmatch(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", host):
         return None
-    return f"{scheme if scheme in ('http', 'https') else 'https'}://{host.split(',')[0].strip()}"
+    return f"{scheme if scheme in ('http', 'https') else 'https'}://{host}"
 
 
 def _parts(data: bytes) -> tuple[bytes, bytes]:
