@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -79,7 +79,8 @@ class Source:
     nothing is a duplicate); `dedupe` says what becomes of a duplicate (rules.md 12 to 14); `open` tells that the open
     rule made it; `verified` and `covers_body` are what the record says of its proof; `type` renders the event's type
     (None: the default one); `answer` stands in place of the receipt; `proof` is the profile (None: there is none, and
-    the login alone counts); `public` is the address as senders know it (None: not said).
+    the login alone counts); `public` is the address as senders know it (None: not said);
+    `proof_headers` are credentials by their names, in lower case, and evidence by the profile: they are kept.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Source:
     answer: Answer | None = None
     proof: Proof | None = field(default=None, repr=False)
     public: Public | None = None
+    proof_headers: Container[bytes] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.verified:
