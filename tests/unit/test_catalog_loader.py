@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kafka_webhook_bridge.errors import ConfigError, Problem
 from kafka_webhook_bridge.sources import catalog
-from kafka_webhook_bridge.sources.catalog import FILE_BYTES_MAX, Catalog, UnknownProfile
+from kafka_webhook_bridge.sources.catalog import FILE_BYTES_MAX, Catalog, UnknownProfile, read_file
 from kafka_webhook_bridge.sources.toml import find_lines
 
 ACME = inspect.cleandoc("""
@@ -174,13 +177,15 @@ def test_a_name_stands_in_one_file(acme: Path) -> None:
 
 
 def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
-    absent, binary, large = (tmp_path / name for name in ("absent.toml", "binary.toml", "large.toml"))
+    absent, binary, large, empty = (tmp_path / name for name in ("absent.toml", "binary.toml", "large.toml", "empty"))
+    empty.mkdir()
     binary.write_bytes(b'provider = "\xff"')
     large.write_bytes(b"#" * (FILE_BYTES_MAX + 1))
-    assert [str(problem) for problem in Catalog([absent, binary, large]).problems] == [
+    assert [str(problem) for problem in Catalog([absent, binary, large, empty]).problems] == [
         f"{absent}: cannot be read: No such file or directory",
         f"{binary}: is not UTF-8 text: invalid start byte at byte 12",
         f"{large}: larger than 1 MiB",
+        f"{empty}: a folder without a file *.toml",
     ]
 
 
@@ -195,6 +200,27 @@ def test_a_packaged_file_that_was_damaged_is_told(tmp_path: Path, monkeypatch: p
     finally:
         catalog._index.cache_clear()
         catalog._packaged.cache_clear()
+
+
+def test_what_tomllib_itself_fails_at_is_told(acme: Path) -> None:
+    acme.write_text("x = " + "[" * 5000, encoding="utf-8")
+    assert problems(acme) == ["acme.toml:1: not TOML: nested too deep"]
+    acme.write_text("x = " + "9" * 5000, encoding="utf-8")
+    (problem,) = problems(acme)
+    assert problem.startswith("acme.toml:1: not TOML: ")
+
+
+@given(st.data())
+def test_no_file_makes_the_loader_fail(data: st.DataObject) -> None:
+    """Lines of a good file cut, repeated, swapped or with some text put in: profiles or sentences, nothing else."""
+    lines = data.draw(st.lists(st.sampled_from(ACME.splitlines()), max_size=30))
+    text = "\n".join(lines)
+    place = data.draw(st.integers(0, len(text)))
+    text = text[:place] + data.draw(st.text("[]{}=\"'.#\\\n a1", max_size=5)) + text[place:]
+    document, profiles = read_file("a.toml", text, packaged=False)
+    assert bool(profiles) != bool(document.problems)
+    assert all(re.match(r"a\.toml:[1-9]\d*: .+", str(problem)) for problem in document.problems)
+    find_lines(text)
 
 
 def test_lines_of_everything_that_toml_can_do() -> None:

@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "config": ("config", "Check and show the configuration."),
     "sources": ("sources", "List and show the configured senders."),
     "send": ("send", "Send test webhooks and report latency and receipts."),
+    "verify": ("verify", "Say why a signature fails."),
     "tail": ("tail", "Follow a topic."),
     "events": ("events", "Search and show archived events."),
     "outbox": ("outbox", "What waits for Kafka, and letting go what is held."),

@@ -65,9 +65,12 @@ class Catalog:
         return [self.load(name) for name in self.names()]
 
     def _files(self, path: Path) -> list[Path]:
-        if path.is_dir():
-            return sorted(path.glob("*.toml"))
-        return [path]
+        if not path.is_dir():
+            return [path]
+        found = sorted(path.glob("*.toml"))
+        if not found:
+            self.problems.append(Problem(str(path), "a folder without a file *.toml"))
+        return found
 
     def _read(self, path: Path) -> None:
         try:

@@ -146,8 +146,9 @@ class SourceModel(BaseModel):
         description="Secrets of the profile: `${NAME}` or `file:/path`. Any of them counts, so that they can be "
         "rotated.",
     )
-    params: dict[str, str] = Field(
-        default_factory=dict, description="Parameters of the profile, such as `topic_arn` or `verify_token`."
+    params: dict[str, Annotated[str, BeforeValidator(_secret)]] = Field(
+        default_factory=dict,
+        description="Parameters of the profile, such as `topic_arn` or `verify_token`. `${NAME}` or `file:/path`.",
     )
     verify: dict[str, Any] = Field(
         default_factory=dict,

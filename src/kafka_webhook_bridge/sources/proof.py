@@ -78,7 +78,7 @@ class Resolver:
         """The proof of a source; None, and problems in the document, when it cannot be made."""
         path: Path = ("sources", name)
         before = len(self._document.problems)
-        row = self._row(path, model, profile)
+        row = self.row(path, model, profile)
         self._check(path, model, profile)
         if row is None or len(self._document.problems) > before:
             return None
@@ -106,9 +106,10 @@ class Resolver:
             profile.name,
             verifier,
             len(secrets),
-            tuple(sorted(model.params)),
+            model.params,
             places_of(row, profile.headers),
             None if profile.event.decode is None else compile_decode(profile.event.decode, secrets),
+            None if public is None or public.path == f"/{name}".encode() else public.path,
             handshakes,
             frozenset(method for shake in handshakes for method in shake.methods),
             profile.refused_status,
@@ -129,7 +130,7 @@ class Resolver:
             if param not in profile.setup.params:
                 self._say((*path, "params"), param, _unknown(param, profile))
 
-    def _row(self, path: Path, model: SourceModel, profile: Profile) -> Verify | None:
+    def row(self, path: Path, model: SourceModel, profile: Profile) -> Verify | None:
         """The verify table with what the source changes in it."""
         row = profile.verify
         if model.verify:

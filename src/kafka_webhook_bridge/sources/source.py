@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -47,17 +48,19 @@ class Answer:
 class Proof:
     """How the requests of a source prove their sender: its profile, resolved.
 
-    `secrets` is how many there are; `params` the names of those that are set; `places` hold credentials; `decode` leads
-    to what type and key are read of (None: the body is JSON); `greets` are the methods of the hand-shakes;
-    `refused_status` answers a wrong proof; `challenge` is the WWW-Authenticate of a 401.
+    `secrets` is how many there are; `params` are the operator's, by name; `places` hold credentials; `decode` leads to
+    what type and key are read of (None: the body is JSON); `path` stands for `/<name>` where the sender knows another
+    (None: it does not); `greets` are the methods of the hand-shakes; `refused_status` answers a wrong proof;
+    `challenge` is the WWW-Authenticate of a 401.
     """
 
     profile: str
     verifier: Verifier = field(repr=False)
     secrets: int
-    params: tuple[str, ...]
+    params: Mapping[str, str] = field(repr=False)
     places: Places
     decode: Decode | None
+    path: bytes | None
     handshakes: tuple[Handshake, ...]
     greets: frozenset[bytes]
     refused_status: int

@@ -93,7 +93,7 @@ def describe(source: Source) -> dict[str, Any]:
         "verified": source.verified,
         "covers_body": source.covers_body,
         "secrets": source.proof.secrets if source.proof else 0,
-        "params": list(source.proof.params) if source.proof else [],
+        "params": sorted(source.proof.params) if source.proof else [],
         "credentials": len(source.credentials),
         "format": source.format,
         "type": source.type.text if source.type else None,

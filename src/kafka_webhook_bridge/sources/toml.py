@@ -32,6 +32,10 @@ def parse_toml(name: str, text: str) -> Document:
         line = int(at[1]) if at else text.count("\n") + 1
         what = str(error)[: at.start()] if at else str(error).removesuffix(" (at end of document)")
         document.problems.append(Problem(f"{name}:{line}", f"not TOML: {what[:1].lower()}{what[1:]}"))
+    except RecursionError:
+        document.problems.append(Problem(f"{name}:1", "not TOML: nested too deep"))
+    except ValueError as error:  # of int(), of which tomllib lets some through
+        document.problems.append(Problem(f"{name}:1", f"not TOML: {error}"))
     return document
 
 
