@@ -101,6 +101,14 @@ def test_rule_24_the_address_that_is_signed(keys: str, bridge: str, public: Publ
     assert source(f'profile: github, secrets: ["${{S}}"]{keys}', bridge).public == public
 
 
+def test_a_source_of_the_open_rule_has_the_address_of_its_name() -> None:
+    text = "public_url: https://h.test\nopen_rule: true\ntopic_prefix: o.\n"
+    environ = {**LOGIN, "DATABASE_URL": "postgresql://h/d", "KWB_CONFIG": text}
+    found = load_configuration(environ)[1].open_source("any")
+    assert found is not None
+    assert found.public is None
+
+
 def test_a_catalog_of_ones_own_lies_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     row = '[profiles.NAME]\nevidence = "docs"\n[profiles.NAME.verify]\nscheme = "token"\n'

@@ -217,6 +217,7 @@ class _Builder:
             answer=_answer(model, profile),
             proof=proof,
             public=public,
+            proof_headers=frozenset() if proof is None else proof.places.kept,
         )
 
     def _ack(self, name: str, model: SourceModel) -> Ack:

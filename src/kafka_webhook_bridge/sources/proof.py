@@ -107,6 +107,7 @@ class Resolver:
             verifier,
             len(secrets),
             model.params,
+            tuple(name for name in profile.setup.params if name not in model.params),
             places_of(row, profile.headers),
             None if profile.event.decode is None else compile_decode(profile.event.decode, secrets),
             None if public is None or public.path == f"/{name}".encode() else public.path,

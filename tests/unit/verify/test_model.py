@@ -193,9 +193,7 @@ def test_a_public_key_must_be_of_the_schemes_kind() -> None:
         verifier(JWT, pem(keys["p256"]))
 
 
-@pytest.mark.parametrize(
-    "url", ["", "hooks.example.com", "ftp://x", "https://u@x", "https://x/?q", "https://x/#f", "https://x y"]
-)
+@pytest.mark.parametrize("url", ["", "hooks.example.com", "ftp://x", "https://x/?q", "https://x/#f", "https://x y"])
 def test_a_public_address_is_scheme_host_and_prefix(url: str) -> None:
     with pytest.raises(CompileError):
         verifier("square", "s", public_url=url)
