@@ -80,7 +80,7 @@ BROKEN: list[str | bytes] = [
             {"method": "PO ST"}, {"headers": "x"}, {"headers": [["a"]]}, {"headers": {"a": 1}},
             {"headers": {"a": None}},
             {"headers": {"a\r\nb": "c"}}, {"headers": {"a": "b\r\nc: d"}}, {"body": 1}, {"body": {}},
-            {"body_base64": "eHg="}, {"body": None, "body_base64": "e"}, {"body": None, "body_base64": "é"}, 
+            {"body_base64": "eHg="}, {"body": None, "body_base64": "e"}, {"body": None, "body_base64": "é"},
             {"body": None, "body_base64": "eH*g="},
             {"secrets": "s"}, {"secrets": [1]}, {"now": "x"}, {"now": True}, {"now": 1e300}, {"params": []},
             {"jwks": 1}, {"jwks": {"keys": {}}}, {"jwks": {"keys": [1]}}, {"certs": {"a": 1}}, {"body": "\ud800"},

@@ -37,7 +37,11 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def verify(
         request: Annotated[
-            str, typer.Argument(help="Saved request or JSON of one case; with --jsonl cases. Default: standard input.")
+            str,
+            typer.Argument(
+                help="Saved request or JSON of one case; with --jsonl cases. Default: standard input.",
+                show_default=False,
+            ),
         ] = "-",
         profile: Annotated[str, typer.Option("--profile", "-p", help="The sender's profile.")] = "",
         source: Annotated[str, typer.Option(help="Profile, secrets and address of a source of bridge.yaml.")] = "",
