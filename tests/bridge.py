@@ -90,8 +90,8 @@ def answers(data: bytes) -> list[Answer]:
 class Client:
     """One connection. `sent` raises nothing when the other side has closed."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), WAIT_S)
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), WAIT_S, (address, 0))
         self.socket.settimeout(WAIT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.kept = b""
@@ -186,6 +186,10 @@ class Serve:
         """Move the clock of all processes."""
         self._clock[0] += seconds
 
+    def set_time(self, now: float) -> None:
+        """Let signed times be judged at `now` (Unix, s) by all processes, until it is set anew; 0: the real time."""
+        self._clock[1] = now
+
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
@@ -231,8 +235,9 @@ class Serve:
             for name in names
         }
 
-    def open(self) -> Client:
-        return Client(self.port)
+    def open(self, address: str = "127.0.0.1") -> Client:
+        """A connection from an address of this machine."""
+        return Client(self.port, address)
 
     def ask(self, data: bytes) -> Answer:
         """One request on a connection of its own."""

@@ -1,6 +1,7 @@
 """Writes docs/reference: what the code itself knows about its settings, errors, metrics, commands and formats.
 
-The tables in the pages about AWS, which aws_tables.py makes of the templates, are written with them.
+The tables in the pages about AWS, which aws_tables.py makes of the templates, and docs/providers, which
+provider_pages.py makes of the catalog, are written with them.
 
     python tools/reference.py           write the pages            (make docs)
     python tools/reference.py --check   name those that are stale   exit 1 (make lint, tests/docs)
@@ -21,12 +22,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, SecretStr
 
 import aws_tables
+import provider_pages
 from kafka_webhook_bridge import cli, errors, settings
 from kafka_webhook_bridge.errors import KwbError, Refusal
 from kafka_webhook_bridge.event import Event, Request
 from kafka_webhook_bridge.formats import cloudevents, encode, envelope, headers
 from kafka_webhook_bridge.observability import metrics
-from kafka_webhook_bridge.sources import keys, model
+from kafka_webhook_bridge.sources import keys, model, profile
 from kafka_webhook_bridge.sources.config import load_sources
 from kafka_webhook_bridge.sources.source import NAME, Format
 from tables import table
@@ -47,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
         (FOLDER / name).write_text(text, encoding="utf-8")
     for path, text in aws_tables.pages().items():
         path.write_text(text, encoding="utf-8")
+    provider_pages.write()
     return 0
 
 
@@ -60,6 +63,8 @@ def pages() -> dict[str, str]:
         "bridge-yaml.md": bridge_yaml_page(),
         "bridge.schema.json": json.dumps(model.json_schema(), indent=2, ensure_ascii=False) + "\n",
         "headers.md": headers_page(),
+        "catalog.md": provider_pages.catalog_page(),
+        "catalog.schema.json": json.dumps(profile.json_schema(), indent=2, ensure_ascii=False) + "\n",
     }
 
 
@@ -70,7 +75,7 @@ def stale() -> list[str]:
         path = FOLDER / name
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             found.append(f"docs/reference/{name}: not what the code says; run `make docs`")
-    return found + aws_tables.stale()
+    return found + aws_tables.stale() + provider_pages.stale()
 
 
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -301,7 +306,8 @@ def bridge_yaml_page() -> str:
         "bridge.yaml",
         "`KWB_CONFIG` holds the path of this file, or the YAML itself. Every problem is reported at once, with file, "
         "line and the nearest right word: `kwb config check`.",
-        "`${NAME}` is replaced by an environment variable. `username` and `password` may be `file:/path`. "
+        "`${NAME}` is replaced by an environment variable. `username`, `password`, `secrets` and `params` may be "
+        "`file:/path`. "
         "[bridge.schema.json](bridge.schema.json) is the JSON Schema, for editors.",
     )
     lines += ["```yaml", *inspect.cleandoc(_EXAMPLE).splitlines(), "```", ""]
@@ -309,6 +315,7 @@ def bridge_yaml_page() -> str:
     lines += _fields(model.BridgeModel)
     lines += ["## A source", "", f"{_first_line(model.SourceModel)} The name is `{NAME.pattern}`.", ""]
     lines += _fields(model.SourceModel)
+    lines += ["`answer`, `verify`: the words of [files of the catalog](catalog.md).", ""]
     lines += ["## Partition keys", "", inspect.cleandoc(keys.__doc__ or ""), ""]
     lines += [f"`KEY_BYTES_MAX` is {keys.KEY_BYTES_MAX}.", ""]
     if model.LATER:
@@ -320,8 +327,10 @@ def bridge_yaml_page() -> str:
 _EXAMPLE = """
     # yaml-language-server: $schema=bridge.schema.json
     sources:
-      github: {}                          # /github with the bridge's credentials, topic github
-      shop:
+      github:                             # /github, topic github
+        profile: github                   # how GitHub signs, greets and names its events
+        secrets: ["${GITHUB_SECRET}"]     # several while they are rotated
+      shop:                               # with a user name and password of its own
         topic: shop.orders
         username: shop
         password: ${SHOP_PASSWORD}
@@ -370,8 +379,12 @@ def _field_value(row: dict[str, Any]) -> str:
         return f"list of {_field_value(kind['items'])}"
     if kind.get("format") == "password":
         return "secret"
-    words = {"object": "name → source", "boolean": "true or false", "string": "text"}
-    return words.get(kind["type"], "number")
+    if "$ref" in kind:
+        return "mapping"
+    if kind["type"] == "object":
+        holds = kind.get("additionalProperties")
+        return "name → source" if holds is False else "name → text" if isinstance(holds, dict) else "mapping"
+    return {"boolean": "true or false", "string": "text"}.get(kind["type"], "number")
 
 
 # ── record headers ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -381,15 +394,15 @@ HEADERS: dict[str, str] = {
     "ce_specversion": "always `1.0`",
     "ce_id": "the event id, a UUIDv7; its first 48 bits are the time of receipt in milliseconds",
     "ce_source": "`/sources/<source>`",
-    "ce_type": "`webhook.<source>`",
+    "ce_type": "the event's type by the source or its profile (`orders/create`), else `webhook.<source>`",
     "ce_time": "the time inside the event id (RFC 3339, UTC, milliseconds)",
     "content-type": "of the value: the request's own with `raw` (absent where the sender gave none)",
     "kwb_source": "name of the source",
     "kwb_method": "the request's method",
     "kwb_path": "the path as bytes of the request line, undecoded",
     "kwb_query": "what follows `?`, undecoded; absent without a `?`",
-    "kwb_verified": "the scheme that proved the sender: `basic` or `none`",
-    "kwb_covers_body": "`true` where that scheme signs the body, so a consumer can check it again; else `false`",
+    "kwb_verified": "what proved the sender: `hmac-sha256`, `jwt`, `token`, `basic`, `basic+hmac-sha256` …, or `none`",
+    "kwb_covers_body": "`true` where that scheme signs the whole body, so a consumer can check it again; else `false`",
     "kwb_dedupe_key": "digest of source and the sender's own delivery id; absent where none is known",
     "traceparent": "copy of the request's (W3C Trace Context); absent where the sender gave none",
     "kwb_format": "`cloudevents` or `envelope`; absent with `raw`",
@@ -427,9 +440,10 @@ def headers_page() -> str:
         "## Headers of the request",
         "",
         "One record header `http_<name>` per field line, in order: the name in lower case with its hyphens, the value "
-        "as the bytes that came. Signature headers stay, they are the evidence. Left out:",
+        "as the bytes that came. Signature headers stay, they are the evidence; a token that a profile reads from a "
+        "header or the query is `[redacted]`. Left out:",
         "",
-        f"- credentials: {_names(headers.CREDENTIALS)}",
+        f"- credentials: {_names(headers.CREDENTIALS)}; one that a profile calls proof is kept",
         f"- what belongs to the connection: {_names(headers.HOP_BY_HOP)}, `proxy-…`, and what `connection` names",
         "",
         "## An example",

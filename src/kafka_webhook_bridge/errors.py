@@ -4,7 +4,7 @@ Two kinds, one table each:
 
     Refusal            an answer to a sender, never raised: the hot path passes it by reference
         HTTP             malformed or oversized requests            400 408 413 414 415 417 431
-        AUTH             credentials missing, wrong, or tried too often    401 429
+        AUTH             credentials or proof missing, wrong, or tried too often    401 403 429 503
         SOURCES          no such source, method or room for a topic  404 405 429
         RECORD           Kafka could not take the encoded event      413
         DELIVER          no durable place answered in time           503
@@ -104,6 +104,18 @@ UNAUTHORIZED = Refusal(
     "auth.wrong", 401, "Unauthorized", "Credentials are missing or wrong.",
     "Check the username and password configured at the sender against this source's credentials.",
 )  # fmt: skip
+SIGNATURE = Refusal(
+    "auth.signature", 401, "Unauthorized", "The request does not prove its sender.",
+    "The log line's reason says what is wrong; `kwb verify` explains it. No answer says how close a signature was.",
+)  # fmt: skip
+KEY_PENDING = Refusal(
+    "auth.key_pending", 503, "Service Unavailable", "The key of the signature is being fetched.",
+    "A key that is not known is fetched once a minute for each host at most; the sender comes again.", retry=True,
+)  # fmt: skip
+HANDSHAKE = Refusal(
+    "auth.handshake", 403, "Forbidden", "This hand-shake is not answered.",
+    "A value that the answer needs is missing, or the secret that it brings is not one of the source's `secrets`.",
+)  # fmt: skip
 BACK_OFF = Refusal(
     "auth.back_off", 429, "Too Many Requests", "Too many failed logins from this address.",
     "Requests with right credentials are never delayed; the others may try again after Retry-After.", retry=True,
@@ -171,9 +183,9 @@ INTERNAL = Refusal(
 
 REFUSALS: dict[str, Refusal] = _table(
     MALFORMED, FRAMING, HOST, TARGET, HEADER_TIMEOUT, BODY_TIMEOUT, BODY_TOO_LARGE, URL_TOO_LONG,
-    CONTENT_ENCODING, EXPECTATION, HEADERS_TOO_LARGE, UNAUTHORIZED, BACK_OFF, UNKNOWN_SOURCE, TOPICS_MAX,
-    METHOD, RATE_LIMIT, RECORD_TOO_LARGE, NOT_DURABLE, KAFKA_REFUSED, QUEUE_FULL, OUTBOX_FULL, OUTBOX_REFUSED,
-    UNDER_WAY, IN_FLIGHT, TOPIC_BLOCKED, INTERNAL,
+    CONTENT_ENCODING, EXPECTATION, HEADERS_TOO_LARGE, UNAUTHORIZED, SIGNATURE, KEY_PENDING, HANDSHAKE, BACK_OFF,
+    UNKNOWN_SOURCE, TOPICS_MAX, METHOD, RATE_LIMIT, RECORD_TOO_LARGE, NOT_DURABLE, KAFKA_REFUSED, QUEUE_FULL,
+    OUTBOX_FULL, OUTBOX_REFUSED, UNDER_WAY, IN_FLIGHT, TOPIC_BLOCKED, INTERNAL,
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from pydantic import SecretStr
 
@@ -304,7 +304,7 @@ ROOMS: dict[str, type] = {
 }
 
 # Read by the test harness alone, so unknown to the docs (rules.md 33).
-HARNESS_NAMES = frozenset({"KWB_HARNESS_FD", "KWB_FAIL"})
+HARNESS_NAMES = frozenset({"KWB_HARNESS_FD", "KWB_HARNESS_FETCH", "KWB_FAIL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,6 +445,23 @@ def harness_fd() -> int | None:
 def harness_failpoints() -> str:
     """What a test harness wants to fail (observability/failpoints.py); empty outside tests (rules.md 33)."""
     return os.environ.get("KWB_FAIL", "") if harness_fd() is not None else ""
+
+
+class HarnessFetch(NamedTuple):
+    """Where every fetch of the bridge ends in a test, and the certificate authority that is believed there."""
+
+    host: str
+    port: int
+    authority: str
+
+
+def harness_fetch() -> HarnessFetch | None:
+    """KWB_HARNESS_FETCH=host:port:path.pem of a test harness; None outside tests (rules.md 33)."""
+    text = os.environ.get("KWB_HARNESS_FETCH", "") if harness_fd() is not None else ""
+    if not text:
+        return None
+    host, port, authority = text.split(":", 2)
+    return HarnessFetch(host, int(port), authority)
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

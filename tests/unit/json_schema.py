@@ -1,11 +1,11 @@
-"""As much of JSON Schema (draft 2020-12) as the schema of bridge.yaml uses. An unknown keyword is an error."""
+"""As much of JSON Schema (draft 2020-12) as the schemas of the project use. An unknown keyword is an error."""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-_ABOUT = {"$schema", "$defs", "title", "description", "default", "format", "writeOnly"}
+_ABOUT = {"$schema", "$defs", "title", "description", "default", "format", "writeOnly", "discriminator"}
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,), "array": (list,), "string": (str,), "boolean": (bool,), "null": (type(None),),
     "integer": (int,), "number": (int, float),
@@ -20,9 +20,16 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any] | None = No
             case "$ref":
                 good = accepts(root["$defs"][wanted.removeprefix("#/$defs/")], value, root)
             case "type":
-                good = isinstance(value, _TYPES[wanted]) and (wanted == "boolean" or not isinstance(value, bool))
+                kinds = [wanted] if isinstance(wanted, str) else wanted
+                good = any(
+                    isinstance(value, _TYPES[kind]) and (kind == "boolean") == isinstance(value, bool) for kind in kinds
+                )
             case "anyOf":
                 good = any(accepts(choice, value, root) for choice in wanted)
+            case "oneOf":
+                good = sum(accepts(choice, value, root) for choice in wanted) == 1
+            case "const":
+                good = value == wanted
             case "not":
                 good = not accepts(wanted, value, root)
             case "enum":
@@ -33,12 +40,20 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any] | None = No
                 good = not number or value >= wanted
             case "maximum":
                 good = not number or value <= wanted
+            case "required":
+                good = not isinstance(value, dict) or all(name in value for name in wanted)
+            case "minLength":
+                good = not isinstance(value, str) or len(value) >= wanted
+            case "minProperties":
+                good = not isinstance(value, dict) or len(value) >= wanted
             case "exclusiveMinimum":
                 good = not number or value > wanted
             case "items":
                 good = not isinstance(value, list) or all(accepts(wanted, item, root) for item in value)
             case "minItems":
                 good = not isinstance(value, list) or len(value) >= wanted
+            case "maxItems":
+                good = not isinstance(value, list) or len(value) <= wanted
             case "propertyNames":
                 good = not isinstance(value, dict) or all(accepts(wanted, name, root) for name in value)
             case "properties" | "patternProperties" | "additionalProperties":

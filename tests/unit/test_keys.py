@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kafka_webhook_bridge.body import NOT_JSON, parse_json
+from kafka_webhook_bridge.body import JSON_BYTES_MAX, NOT_JSON, parse_json
 from kafka_webhook_bridge.event import Request
 from kafka_webhook_bridge.sources.keys import (
+    ELEMENTS_MAX,
     KEY_BYTES_MAX,
     PARTS_MAX,
     BodyHash,
@@ -99,6 +100,44 @@ def test_query(query: bytes | None, key: bytes | None) -> None:
     assert parse_template("{query:shop}").render(request(query)) == key
 
 
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        (b"MessageSid=SM1&Body=a%26b", b"SM1"),
+        (b"Body=x&MessageSid=S+M%31", b"S M1"),
+        (b"MessageSid=", None),
+        (b"", None),
+        (b'{"MessageSid":"SM1"}', None),
+        (b"&" * (ELEMENTS_MAX - 1) + b"MessageSid=1", b"1"),
+        (b"&" * ELEMENTS_MAX + b"MessageSid=1", None),
+        (b"MessageSid=1&" + b"x" * JSON_BYTES_MAX, None),
+    ],
+)
+def test_form(body: bytes, key: bytes | None) -> None:
+    template = parse_template("{form:MessageSid}")
+    assert not template.needs_json
+    assert template.render(request(body=body)) == key
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [
+        ([{"id": "a"}, {"id": 2}], b"a,2"),
+        ([{"id": "a"}], b"a"),
+        ([{"id": "a"}, {}], None),
+        ([], None),
+        ([{"id": 1}] * ELEMENTS_MAX, b"1" + b",1" * (ELEMENTS_MAX - 1)),
+        ([{"id": 1}] * (ELEMENTS_MAX + 1), None),
+        ({"message_event": {"id": "a"}}, b"a"),
+        ("a", None),
+    ],
+)
+def test_a_star_is_every_element(value: Any, key: bytes | None) -> None:
+    if key is not None and len(key) > KEY_BYTES_MAX:
+        key = sha256(key).hexdigest().encode()
+    assert of_json("{json:events.*.id}", {"events": value}) == key
+
+
 def test_header() -> None:
     template = parse_template("{header:X-Tenant}")
     assert not template.needs_json
@@ -135,6 +174,7 @@ def test_a_long_key_becomes_its_hash() -> None:
         ("{}", "none of json"),
         ("{json:a..b}", "an empty step"),
         ("{json:.a}", "an empty step"),
+        ("{json:a.*.b.*}", "more than one `*`"),
         ("{query:a}" * (PARTS_MAX + 1), "more than 16 parts"),
     ],
 )
@@ -144,7 +184,7 @@ def test_a_wrong_template_is_told(text: str, words: str) -> None:
     assert words in str(caught.value)
 
 
-@given(st.text(alphabet=st.sampled_from("{}:.jsonheaderquery0a- ü"), max_size=40))
+@given(st.text(alphabet=st.sampled_from("{}:.*jsonheaderqueryfm0a- ü"), max_size=40))
 def test_any_text_is_a_template_or_a_sentence(text: str) -> None:
     with contextlib.suppress(ValueError):
         template = parse_template(text)
@@ -165,7 +205,8 @@ _JSON = st.recursive(
     max_leaves=10,
 )
 TEMPLATES = [
-    parse_template(text) for text in ("{json:a}", "{json:a.b.0}", "x{json:0}{query:q}", "{header:H}{json:b.1}")
+    parse_template(text)
+    for text in ("{json:a}", "{json:a.b.0}", "x{json:0}{query:q}", "{header:H}{json:b.1}", "{json:a.*.b}", "{json:*}")
 ]
 
 

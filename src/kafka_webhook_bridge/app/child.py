@@ -17,7 +17,7 @@ from typing import Any
 
 import uvloop
 
-from kafka_webhook_bridge.app.clock import make_clock
+from kafka_webhook_bridge.app.clock import make_clock, make_wall_clock
 from kafka_webhook_bridge.app.control import Channel
 from kafka_webhook_bridge.archive.archiver import Archiver
 from kafka_webhook_bridge.archive.expiry import Expiry
@@ -25,6 +25,7 @@ from kafka_webhook_bridge.archive.reconcile import Reconciler
 from kafka_webhook_bridge.archive.relay import Relay
 from kafka_webhook_bridge.archive.retention import Retention
 from kafka_webhook_bridge.errors import ConfigError, KwbError, StoreError
+from kafka_webhook_bridge.ingest.keys import Keys
 from kafka_webhook_bridge.ingest.server import IngestServer
 from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.kafka.certificate import CertificateWatch
@@ -149,12 +150,14 @@ async def _serve_until_told(
     return not background.died.is_set()
 
 
-def _reload(before: Settings, store: Store | None, use: Callable[[SourceTable], None]) -> None:
+def _reload(
+    before: Settings, store: Store | None, use: Callable[[SourceTable], None], keys: Keys | None = None
+) -> None:
     """SIGHUP: hand over the configuration as it is now, unless it is wrong, and the passwords of `file:` secrets."""
     log = logs.get_logger("config")
     try:
         settings = load_settings()
-        use(load_sources(settings))
+        use(load_sources(settings, keys=keys))
     except ConfigError as error:
         log.error("configuration not reloaded; the old one stays", problems=[str(p) for p in error.problems])
         return
@@ -170,9 +173,11 @@ async def _ingest(settings: Settings, control: socket.socket, listener: socket.s
     background = Background("ingest")
     database = Database(settings, migrates=False)
     await database.open()
+    clock = make_clock()
+    keys = Keys(clock)  # they outlive a reload
     server = IngestServer(
-        settings, load_sources(settings), listener, database.store, database.reason, database.migrated, make_clock(),
-        background,
+        settings, load_sources(settings, keys=keys), listener, database.store, database.reason, database.migrated,
+        clock, make_wall_clock(), keys, background,
     )  # fmt: skip
     if database.store is not None:
         background.start(database.watch(), "database")
@@ -180,7 +185,7 @@ async def _ingest(settings: Settings, control: socket.socket, listener: socket.s
     await server.start()
 
     well = await _serve_until_told(
-        channel, server.parts, lambda: _reload(settings, database.store, server.reload), background
+        channel, server.parts, lambda: _reload(settings, database.store, server.reload, keys), background
     )
     await server.drain(None if well else 0)
     await database.close()

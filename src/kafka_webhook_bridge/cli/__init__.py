@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "config": ("config", "Check and show the configuration."),
     "sources": ("sources", "List and show the configured senders."),
     "send": ("send", "Send test webhooks and report latency and receipts."),
+    "verify": ("verify", "Say why a signature fails."),
     "tail": ("tail", "Follow a topic."),
     "events": ("events", "Search and show archived events."),
     "outbox": ("outbox", "What waits for Kafka, and letting go what is held."),
@@ -107,7 +108,7 @@ def _type_in_words(parameter: Any, ctx: Any) -> str | None:
     kind = text.removeprefix("<").removesuffix(">")
     is_list = kind.startswith("list[")
     kind = kind.removeprefix("list[").removesuffix("]") if is_list else kind
-    kind = {"str": "text", "int": "number", "float": "number"}.get(kind.removesuffix(" range"), kind)
+    kind = {"str": "text", "int": "number", "float": "number", "Path": "path"}.get(kind.removesuffix(" range"), kind)
     return f"<{'list of ' if is_list else ''}{kind}>"
 
 

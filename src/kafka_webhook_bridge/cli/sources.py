@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
+from kafka_webhook_bridge.cli.profiles import list_profiles, show_profile
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.settings import Settings
     from kafka_webhook_bridge.sources.source import Source
     from kafka_webhook_bridge.sources.table import SourceTable
 
+OwnCatalog = Annotated[
+    list[Path] | None, typer.Option("--catalog", help="File or folder of profiles of your own; repeatable.")
+]
 _METHODS = ("POST", "PUT", "PATCH", "DELETE", "GET", "OPTIONS", "HEAD")  # which one the line to try takes
 _BODILESS = {"GET", "HEAD", "OPTIONS"}
 _TRIAL_BODY = '{"hello":"kafka"}'
@@ -27,7 +32,7 @@ _ACKS = {
 
 
 def register(app: typer.Typer) -> None:
-    """`kwb sources [list]`, `kwb sources show NAME`."""
+    """`kwb sources [list]`, `kwb sources show NAME`, `kwb sources profiles [WORD]`, `kwb sources profile NAME`."""
     sources = typer.Typer(invoke_without_command=True)
     app.add_typer(sources, name="sources")
 
@@ -49,6 +54,22 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """What a source takes, where it goes, the address to give to the sender, and a line to try it with."""
         show_source(name, Output(json=json))
+
+    @sources.command()
+    def profiles(
+        words: Annotated[list[str] | None, typer.Argument(help="Parts of a name.", metavar="WORD")] = None,
+        catalog: OwnCatalog = None,
+        json: Json = False,
+    ) -> None:
+        """Whom the catalog knows, how they sign, and what that rests on."""
+        list_profiles(words or [], catalog or [], Output(json=json))
+
+    @sources.command()
+    def profile(
+        name: Annotated[str, typer.Argument(help="The profile.")], catalog: OwnCatalog = None, json: Json = False
+    ) -> None:
+        """How requests of a profile are checked, what it needs, and a source of bridge.yaml with it."""
+        show_profile(name, catalog or [], Output(json=json))
 
 
 def list_sources(out: Output) -> None:
@@ -92,9 +113,11 @@ def show_source(name: str, out: Output) -> None:
         [
             ("topic", facts["topic"]),
             ("authentication", _login(facts)),
+            ("proof", _proof(facts)),
             ("methods", ", ".join(facts["methods"])),
             ("largest body", _size(facts["body_bytes_max"])),
             ("format", facts["format"]),
+            ("event type", facts["type"]),
             ("partition key", facts["key"]),
             ("answers 2xx", _ACKS[facts["ack"]]),
             ("order", "kept" if facts["ordering"] == "strict" else "not kept"),
@@ -124,7 +147,8 @@ def _facts(source: Source, settings: Settings, table: SourceTable) -> dict[str, 
     if prefix[0].isdigit():  # no variable begins with one
         prefix = f"SOURCE_{prefix}"
     variables = [f"{prefix}_USERNAME", f"{prefix}_PASSWORD"] if source.auth == "basic" else []
-    url = f"{table.public_url or _address(settings)}/{source.name}"
+    here = f"{table.public_url or _address(settings)}/{source.name}"
+    url = (source.public.base + source.public.path).decode() if source.public else here
     facts = describe(source)
     del facts["credentials"]
     return {
@@ -133,7 +157,7 @@ def _facts(source: Source, settings: Settings, table: SourceTable) -> dict[str, 
         "open": source.open,
         "url": url,
         "variables": variables,
-        "try": _curl(url, facts["methods"], _login_word(variables)),
+        "try": f"kwb send {source.name}" if source.proof else _curl(url, facts["methods"], _login_word(variables)),
     }
 
 
@@ -142,7 +166,10 @@ def example(table: SourceTable, settings: Settings, url: str, login: str) -> tup
 
     `login` are the bridge's own credentials, as curl takes them.
     """
-    source = table.get("demo") or table.open_source("demo") or table.all()[0]
+    plain = next((source for source in table.all() if source.proof is None), None)
+    source = table.get("demo") or table.open_source("demo") or plain or table.all()[0]
+    if source.proof is not None:
+        return f"kwb send {source.name}", source.topic
     facts = _facts(source, settings, table)
     word = _login_word(facts["variables"]) if facts["own_credentials"] or not facts["variables"] else shlex.quote(login)
     return _curl(f"{url}/{source.name}", facts["methods"], word), source.topic
@@ -190,9 +217,18 @@ def _rule_words(rule: dict[str, Any] | None) -> str:
 
 
 def _login(facts: dict[str, Any]) -> str:
-    if facts["auth"] == "none":
-        return "none: anybody may send"
-    return "Basic, its own" if facts["own_credentials"] else "Basic, the bridge's"
+    basic = "Basic, its own" if facts["own_credentials"] else "Basic, the bridge's"
+    if facts["profile"] is not None:
+        return f"{facts['profile']}" + ("" if facts["auth"] == "none" else f", and {basic}")
+    return "none: anybody may send" if facts["auth"] == "none" else basic
+
+
+def _proof(facts: dict[str, Any]) -> str | None:
+    if facts["profile"] is None:
+        return None
+    covers = "the body is signed" if facts["covers_body"] else "the body is not signed"
+    secrets = f"; {facts['secrets']} secrets count" if facts["secrets"] > 1 else ""
+    return f"{facts['verified']}: {covers}{secrets}"
 
 
 def _duplicates(facts: dict[str, Any]) -> str:

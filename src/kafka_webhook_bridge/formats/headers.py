@@ -75,6 +75,7 @@ def rfc3339(ms: int) -> bytes:
 def request_headers(event: Event) -> tuple[Headers, bytes | None, bytes | None]:
     """The kept `http_…` headers in order, the request's Content-Type and its traceparent (first one each, or None)."""
     spellings = _spellings
+    proofs = event.source.proof_headers
     kept: Headers = []
     content_type = traceparent = connection = None
     for name, value in event.request.headers:
@@ -89,6 +90,8 @@ def request_headers(event: Event) -> tuple[Headers, bytes | None, bytes | None]:
                 traceparent = value if traceparent is None else traceparent
         if spelling:
             kept.append((spelling, value))
+        elif proofs and (lower := name.lower()) in proofs and lower not in HOP_BY_HOP:
+            kept.append(("http_" + lower.decode("latin-1"), value))
     if connection is not None and connection not in (b"keep-alive", b"close", b"Keep-Alive"):
         kept = _without(kept, connection)
     return kept, content_type, traceparent

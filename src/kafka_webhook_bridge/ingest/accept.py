@@ -1,7 +1,9 @@
 """The edge of one process: who may send what (admit), and from a complete request to its delivery (accept).
 
-Everything per source is resolved once, into a Route. Accounting (rules.md 17): every request whose headers were
-read counts as received and then as exactly one of acked, rejected (4xx), refused (5xx) or aborted.
+Everything per source is resolved once, into a Route (route.py). Accounting (rules.md 17): every request whose headers
+were read counts as received and then as exactly one of acked, suppressed, handshakes, rejected (4xx), refused (5xx) or
+aborted. A hand-shake that is answered with an error is rejected; so is a request that proves nothing, whatever the
+status that its sender wants for that.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -16,93 +19,43 @@ from typing import Any, Literal, TypeVar
 from kafka_webhook_bridge import errors
 from kafka_webhook_bridge.body import NOT_JSON, parse_json
 from kafka_webhook_bridge.errors import Refusal
-from kafka_webhook_bridge.event import Record, Request, Stored
+from kafka_webhook_bridge.event import Event, Record, Request, Stored
 from kafka_webhook_bridge.formats import encode, record_bytes
 from kafka_webhook_bridge.ingest import responses
-from kafka_webhook_bridge.ingest.auth import Logins, verify
+from kafka_webhook_bridge.ingest.auth import Logins, Moment, No, verify
 from kafka_webhook_bridge.ingest.deliver import Deliver, Pending
-from kafka_webhook_bridge.ingest.limits import FailedLogins, TokenBucket, TrustedProxies
+from kafka_webhook_bridge.ingest.keys import Keys
+from kafka_webhook_bridge.ingest.limits import FailedLogins, TrustedProxies
 from kafka_webhook_bridge.ingest.once import Once
 from kafka_webhook_bridge.ingest.protocol import Connection, Incoming
+from kafka_webhook_bridge.ingest.route import Route, outcome
 from kafka_webhook_bridge.ingest.suppress import Suppress
 from kafka_webhook_bridge.ingest.topics import Topics
 from kafka_webhook_bridge.observability import logs, metrics
 from kafka_webhook_bridge.settings import IngestSettings, Settings
-from kafka_webhook_bridge.sources.source import Source
+from kafka_webhook_bridge.sources.handshake import Greeting
+from kafka_webhook_bridge.sources.source import Answer, Source
 from kafka_webhook_bridge.sources.table import SourceTable
+from kafka_webhook_bridge.sources.verify import Verdict
 from kafka_webhook_bridge.store.deliveries import Durable
 
 _SWEEP_S = 0.25
-_PARSED_ON_LOOP_BYTES_MAX = 32 * 1024  # bodies that are parsed and larger go to a thread (rules.md 28)
-_HASHED_ON_LOOP_BYTES_MAX = 512 * 1024  # SHA-256 of more would hold the loop for about a millisecond
 _NAME_BYTES_MAX = 100
 _HEADERS_BYTES = 64 * 1024  # a record whose value leaves so much room fits for sure
 _REFUSED_BODY_BYTES_MAX = 65_536  # of requests that are refused, and of health: read, dropped
 
+_NEVER = Moment(0.0, None)
+
 Health = Callable[[], tuple[int, dict[str, Any]]]
-Admission = tuple["Route | None", Refusal | None, int]
+Admission = tuple[Route | None, Refusal | None, int]
 Made = TypeVar("Made")
-
-
-class Route:
-    """A source with the handles that its requests need."""
-
-    __slots__ = (
-        "_acked", "_outcomes", "ack", "bodies_differ", "bucket", "by_outbox", "direct", "logins", "name",
-        "off_loop_bytes", "plain", "received", "source", "suppressed", "suppresses", "table", "topic",
-    )  # fmt: skip
-
-    def __init__(self, source: Source, workers: int, now: float, table: SourceTable, outbox: bool) -> None:
-        self.source = source
-        self.ack = source.ack
-        self.suppresses = source.dedupe == "suppress"
-        # Kafka first, and then the outbox; nothing else to be done
-        self.plain = outbox and source.ack == "any" and not self.suppresses
-        self.table = table
-        self.name = source.name.encode()
-        self.topic = source.topic.encode()
-        self.logins = Logins(source)
-        per_second = source.rate_limit_per_second
-        self.bucket = None if per_second is None else TokenBucket(per_second / workers, now)
-        self.off_loop_bytes = _PARSED_ON_LOOP_BYTES_MAX if source.needs_json else _HASHED_ON_LOOP_BYTES_MAX
-        registry = metrics.registry()
-        self.received = registry.counter("kwb_requests_received_total", source=source.name)
-        self.direct = registry.counter("kwb_events_total", source=source.name, path="direct")
-        self.by_outbox = registry.counter("kwb_events_total", source=source.name, path="outbox")
-        if self.suppresses:
-            self.suppressed = registry.counter("kwb_requests_suppressed_total", source=source.name)
-            self.bodies_differ = registry.counter("kwb_dedupe_bodies_differ_total", source=source.name)
-        self._acked: dict[Stored, metrics.Cell] = {}
-        self._outcomes: dict[str, metrics.Cell] = {}
-
-    def acked(self, stored: Stored) -> None:
-        """Count a 2xx by the place that is durable."""
-        cell = self._acked.get(stored)
-        if cell is None:
-            cell = self._acked[stored] = metrics.registry().counter(
-                "kwb_requests_acked_total", source=self.source.name, stored=stored
-            )
-        cell.add()
-
-    def refused(self, refusal: Refusal) -> None:
-        """Count a 4xx as rejected and a 5xx as refused."""
-        cell = self._outcomes.get(refusal.code)
-        if cell is None:
-            cell = self._outcomes[refusal.code] = _outcome(self.source.name, refusal)
-        cell.add()
-
-
-def _outcome(source: str, refusal: Refusal) -> metrics.Cell:
-    registry = metrics.registry()
-    if refusal.status >= 500:
-        return registry.counter("kwb_requests_refused_total", source=source, code=refusal.code)
-    return registry.counter("kwb_requests_rejected_total", source=source, code=refusal.code)
 
 
 class Edge:
     """What all connections of one process share. Belongs to one loop.
 
-    `clock` gives monotonic seconds; tests move it (rules.md 33). `health` makes the answer of /health/ready.
+    `clock` gives monotonic seconds and `wall_clock` Unix time; tests move them (rules.md 33). `health` makes the answer
+    of /health/ready.
     """
 
     def __init__(
@@ -113,9 +66,13 @@ class Edge:
         suppress: Suppress,
         health: Health,
         clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        keys: Keys,
     ) -> None:
         s: IngestSettings = settings.ingest
         self.clock = clock
+        self.wall_clock = wall_clock
+        self.keys = keys
         self.log = logs.get_logger("ingest")
         self.header_timeout_s = s.header_timeout_ms / 1000
         self.body_timeout_s = s.body_timeout_ms / 1000
@@ -168,6 +125,11 @@ class Edge:
         """Take a configuration; requests under way keep the one they began with."""
         self._sources = sources
         self.proxies = TrustedProxies(sources.trusted_proxies)
+        for source in sources.all():
+            if source.proof is not None and source.proof.missing:
+                names = ", ".join(source.proof.missing)
+                self.log.warning("parameters are not set; hand-shakes that need them are refused",
+                                 source=source.name, profile=source.proof.profile, params=names)  # fmt: skip
         now = self.clock()
         self._routes = {s.name.encode(): Route(s, self._workers, now, sources, self._outbox) for s in sources.all()}
         self._open_login: Logins | None = None
@@ -208,7 +170,7 @@ class Edge:
         route.received.add()
         source = route.source
         body_max = source.body_bytes_max
-        if method not in source.methods:
+        if method not in route.methods:
             return route, errors.METHOD, body_max
         if not route.logins.right(login):
             return route, self._wrong_login(sender), body_max
@@ -261,13 +223,18 @@ class Edge:
         request = Request(
             incoming.method, path, query if mark else None, incoming.headers, incoming.body, incoming.peer
         )
+        moment = _NEVER if route.proof is None else self._moment(connection, incoming, route)
         if route.suppresses:
-            Once(self, connection, incoming, route).accept(request)
+            Once(self, connection, incoming, route).accept(request, moment)
         elif len(incoming.body) <= route.off_loop_bytes:
-            self._encoded(connection, incoming, route, make_record(request, route.source))
+            self._made(connection, incoming, route, make_record(request, route.source, moment))
         else:
-            work = partial(make_record, request, route.source)
+            work = partial(make_record, request, route.source, moment)
             self.off_loop(connection, incoming, work, partial(self.encoded_later, connection, incoming, route))
+
+    def _moment(self, connection: Connection, incoming: Incoming, route: Route) -> Moment:
+        base = self.proxies.base(connection.peer, incoming.headers) if route.forwarded else None
+        return Moment(self.wall_clock(), base)
 
     def off_loop(
         self, connection: Connection, incoming: Incoming, work: Callable[[], Made], then: Callable[[Made], None]
@@ -296,13 +263,19 @@ class Edge:
     def _left_s(self, incoming: Incoming, wait_s: float) -> float:
         return max(0.0, incoming.last_byte + wait_s - self.clock())
 
-    def encoded_later(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
-        """As `_encoded`, from a callback of the loop: there a fault would leave the sender without an answer."""
+    def encoded_later(self, connection: Connection, incoming: Incoming, route: Route, made: Record | No) -> None:
+        """As `_made`, from a callback of the loop: there a fault would leave the sender without an answer."""
         try:
-            self._encoded(connection, incoming, route, record)
+            self._made(connection, incoming, route, made)
         except Exception:
             self.log.exception("fault while a request was accepted")
-            connection.refuse(errors.INTERNAL, event_id=record.event_id)
+            connection.refuse(errors.INTERNAL, event_id=made.event_id if isinstance(made, Record) else None)
+
+    def _made(self, connection: Connection, incoming: Incoming, route: Route, made: Record | No) -> None:
+        if isinstance(made, Record):
+            self._encoded(connection, incoming, route, made)
+        else:
+            self.no_event(connection, incoming, route, made)
 
     def _encoded(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
         bytes_max = self.topics.ready.get(record.topic)
@@ -386,15 +359,57 @@ class Edge:
         incoming = connection.current
         self._seconds.observe(self.clock() - incoming.last_byte)
         close = self.draining or not incoming.keep_alive
-        body = responses.receipt(
-            record.event_id.encode(), route.name, stored.encode(), route.topic, record.body_sha256.encode(),
-            self.date, close,
-        )  # fmt: skip
+        if route.answer is None:
+            body = responses.receipt(
+                record.event_id.encode(), route.name, stored.encode(), route.topic, record.body_sha256.encode(),
+                self.date, close,
+            )  # fmt: skip
+        else:
+            body = self._answer(route.answer, record.event_id, close)
         connection.answer(body, close)
         if self._log_every:
             self._logged += 1
             if self._logged % self._log_every == 0:
                 self.log.info("request accepted", source=route.source.name, event_id=pending.event_id)
+
+    def no_event(self, connection: Connection, incoming: Incoming, route: Route, no: No) -> None:
+        """Answer a request that becomes no event: a hand-shake, or one that proves nothing."""
+        if connection.gone:
+            return
+        if isinstance(no, Refusal):
+            connection.refuse(no)
+        elif isinstance(no, Greeting):
+            self._greet(connection, incoming, route, no)
+        elif no.key_needed is not None and route.proof and self.keys.ask(no.key_needed, route.proof.params):
+            connection.refuse(errors.KEY_PENDING, reason=no.code)
+        else:
+            connection.refuse(self._unproven(route, incoming, no), reason=f"{no.code}: {no.detail}".removesuffix(": "))
+
+    def _unproven(self, route: Route, incoming: Incoming, verdict: Verdict) -> Refusal:
+        """Passwords and tokens can be guessed, so their failures count for the back-off; a signature cannot."""
+        if verdict.code == "credentials.wrong":
+            return route.unproven if self._wrong_login(incoming.peer) is errors.UNAUTHORIZED else errors.BACK_OFF
+        self._auth_failures.add()
+        return route.unproven
+
+    def _greet(self, connection: Connection, incoming: Incoming, route: Route, greeting: Greeting) -> None:
+        name, status, content_type, headers, body, fetch, notice = greeting
+        if status >= 400:
+            refusal = replace(errors.HANDSHAKE, status=status)
+            route.refused(refusal)
+        else:
+            metrics.registry().counter("kwb_requests_handshakes_total", source=route.source.name).add()
+        self.log.info("hand-shake", source=route.source.name, handshake=name, status=status)
+        if notice:
+            self.log.warning("notice of a sender", source=route.source.name, notice=notice)
+        if fetch:
+            self.keys.visit(fetch, route.source.name)
+        self._seconds.observe(self.clock() - incoming.last_byte)
+        close = self.draining or not incoming.keep_alive
+        answer = responses.plain(
+            status, content_type, body, date=self.date, close=close, head=incoming.method == b"HEAD", headers=headers
+        )
+        connection.answer(answer, close)
 
     def suppressed(self, connection: Connection, route: Route, first: Durable, *, other_body: bool) -> None:
         """Answer a delivery of an event that is durable already."""
@@ -405,7 +420,18 @@ class Edge:
         incoming = connection.current
         self._seconds.observe(self.clock() - incoming.last_byte)
         close = self.draining or not incoming.keep_alive
-        connection.answer(responses.duplicate(route.name, first, self.date, close), close)
+        if route.answer is None:
+            body = responses.duplicate(route.name, first, self.date, close)
+        else:
+            body = self._answer(route.answer, first.event_id, close)
+        connection.answer(body, close)
+
+    def _answer(self, answer: Answer, event_id: str, close: bool) -> bytes:
+        """What the profile says instead of the receipt."""
+        headers = ((b"kwb-event-id", event_id.encode()),)
+        return responses.plain(
+            answer.status, answer.content_type, answer.body, date=self.date, close=close, headers=headers
+        )
 
     def _failed(self, pending: Pending, refusal: Refusal, reason: str) -> None:
         if not pending.connection.gone:
@@ -435,7 +461,7 @@ class Edge:
         else:
             cell = self._unknown_outcomes.get(refusal.code)
             if cell is None:
-                cell = self._unknown_outcomes[refusal.code] = _outcome(source, refusal)
+                cell = self._unknown_outcomes[refusal.code] = outcome(source, refusal)
             cell.add()
         now = self.clock()
         self._seconds.observe(now - last_byte)
@@ -451,6 +477,7 @@ class Edge:
         return responses.refusal(
             refusal, date=self.date, close=close, event_id=event_id, head=method == b"HEAD",
             allow=b"" if route is None else route.source.allow, retry_after_s=retry_after_s,
+            challenge=responses.BASIC if route is None or refusal is errors.UNAUTHORIZED else route.challenge,
         )  # fmt: skip
 
     # ── what the connections report ───────────────────────────────────────────────────────────────────────────────
@@ -494,6 +521,7 @@ class Edge:
 
     def close(self) -> None:
         self._timer.cancel()
+        self.keys.close()
         self.deliver.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -513,9 +541,14 @@ class Edge:
         return 200, {"status": "live"}
 
 
-def make_record(request: Request, source: Source) -> Record:
-    """From a request whose login was right to its record; the body is parsed once, where the source needs it."""
+def make_record(request: Request, source: Source, moment: Moment = _NEVER) -> Record | No:
+    """From a request whose login was right to its record, or why there is none.
+
+    The body is parsed once, where the source needs it.
+    """
     if not source.needs_json:
-        return encode(verify(request, source))
+        event = verify(request, source, NOT_JSON, moment)
+        return encode(event) if isinstance(event, Event) else event
     document = parse_json(request.body)
-    return encode(verify(request, source, document), document is not NOT_JSON)
+    event = verify(request, source, document, moment)
+    return encode(event, document is not NOT_JSON) if isinstance(event, Event) else event

@@ -1,20 +1,23 @@
-"""Who sent it: the Basic login at the headers, and the step from Request to Event."""
+"""Who sent it: the Basic login at the headers, the proof once the body is whole, and the step from Request to Event."""
 
 from __future__ import annotations
 
 import secrets
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from uuid_utils import uuid7
 
-from kafka_webhook_bridge import ids
+from kafka_webhook_bridge import errors, ids
 from kafka_webhook_bridge.body import NOT_JSON
+from kafka_webhook_bridge.errors import Refusal
 from kafka_webhook_bridge.event import Event, Request
 from kafka_webhook_bridge.sources.basic import matches, parse_basic
+from kafka_webhook_bridge.sources.handshake import Greeting
 from kafka_webhook_bridge.sources.keys import dedupe_key
 from kafka_webhook_bridge.sources.source import Source
+from kafka_webhook_bridge.sources.verify import Verdict
 
 _PASSED_MAX = 1024
 
@@ -51,12 +54,55 @@ class Logins:
         return True
 
 
-def verify(request: Request, source: Source, document: Any = NOT_JSON) -> Event:
-    """The event of a request whose login was right. The only place that makes an Event.
+class Moment(NamedTuple):
+    """When a request came (Unix, s), and its `scheme://host` by the word of a trusted proxy, or None."""
 
-    The id is minted here, before any I/O. Basic credentials do not cover the body, and say so. `document` is the
-    parsed body where the key or the delivery id wants it.
+    now: float
+    base: bytes | None
+
+
+No = Verdict | Greeting | Refusal
+"""Why a request becomes no event: it proves nothing, it is a hand-shake, or it is refused for another reason."""
+
+_NEVER: Final = Moment(0.0, None)
+
+
+def verify(request: Request, source: Source, document: Any = NOT_JSON, moment: Moment = _NEVER) -> Event | No:
+    """The event of a request whose login was right, or why there is none. The only place that makes an Event.
+
+    `document` is the parsed body where the source wants it. Nothing durable has happened yet, and no I/O.
     """
+    proof = source.proof
+    if proof is None:
+        return _event(request, source, document)
+    seen = request
+    if proof.path is not None:
+        seen = request._replace(path=proof.path + request.path[len(source.name_bytes) + 1 :])
+    for shake in proof.handshakes:
+        if shake.matches(seen, document):
+            if shake.verify_first:
+                verdict = proof.verifier(seen, document, *moment)
+                if not verdict.ok:
+                    return verdict
+            return shake.answer(seen, document, _address(seen, source, moment)) or errors.HANDSHAKE
+    if request.method not in source.methods:
+        return errors.METHOD  # admitted for a hand-shake that it is not
+    verdict = proof.verifier(seen, document, *moment)
+    if not verdict.ok:
+        return verdict
+    if proof.decode is not None:
+        document = proof.decode(request)
+    return _event(proof.places.redact(request), source, document)
+
+
+def _address(seen: Request, source: Source, moment: Moment) -> bytes:
+    base = moment.base if source.public is None else source.public.base
+    path = seen.path if seen.query is None else seen.path + b"?" + seen.query
+    return b"" if base is None else base + path
+
+
+def _event(request: Request, source: Source, document: Any) -> Event:
+    """The id is minted here, before any I/O."""
     event_id = uuid7()
     delivery_id = None if source.delivery_id is None else source.delivery_id.render(request, document)
     return Event(
@@ -64,12 +110,22 @@ def verify(request: Request, source: Source, document: Any = NOT_JSON) -> Event:
         event_id.timestamp,
         source,
         request,
-        source.default_type,
+        source.default_type if source.type is None else _type(source, request, document),
         None if source.key is None else source.key.render(request, document),
-        source.auth,
-        False,
+        source.verified,
+        source.covers_body,
         None if delivery_id is None else dedupe_key(source.name_bytes, delivery_id),
     )
+
+
+def _type(source: Source, request: Request, document: Any) -> str:
+    """The event's type by the source's template; the default one where that gives nothing that a type can be."""
+    text = source.type.render(request, document) if source.type is not None else None
+    try:
+        kind = (text or b"").decode()
+    except UnicodeDecodeError:
+        return source.default_type
+    return kind if kind and kind.isprintable() else source.default_type
 
 
 def taken_over(event: Event, event_id: str) -> Event:

@@ -31,8 +31,8 @@ from kafka_webhook_bridge.observability.failpoints import failpoint
 from kafka_webhook_bridge.settings import DeliverSettings
 
 if TYPE_CHECKING:
-    from kafka_webhook_bridge.ingest.accept import Route
     from kafka_webhook_bridge.ingest.protocol import Connection
+    from kafka_webhook_bridge.ingest.route import Route
     from kafka_webhook_bridge.ingest.suppress import Claim
 
 _SWEEP_S = 0.02

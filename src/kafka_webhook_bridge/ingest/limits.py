@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections import OrderedDict
 
 from kafka_webhook_bridge.sources.table import Network
 
 _WINDOW_S = 60.0
 _ADDRESSES_MAX = 10_000
+_HOST = re.compile(rb"[A-Za-z0-9.-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
 
 
 class TokenBucket:
@@ -100,3 +102,25 @@ class TrustedProxies:
                 return address
             peer = address
         return peer
+
+    def base(self, peer: str, headers: list[tuple[bytes, bytes]]) -> bytes | None:
+        """`scheme://host` by X-Forwarded-Proto and -Host of the nearest proxy, None unless it is ours and says both.
+
+        Each proxy may add to a list, so the last word is that of the nearest one; what stands before it may be a
+        stranger's.
+        """
+        if not self._networks or not self.trusts(peer):
+            return None
+        scheme, host = _last(headers, b"x-forwarded-proto"), _last(headers, b"x-forwarded-host")
+        if scheme not in (b"https", b"http") or not _HOST.fullmatch(host):
+            return None
+        return scheme + b"://" + host
+
+
+def _last(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes:
+    """The last element of a header that is a list, over all its lines; empty if it is absent."""
+    found = b""
+    for name, value in headers:
+        if len(name) == len(wanted) and name.lower() == wanted:
+            found = value
+    return found.rpartition(b",")[2].strip()

@@ -15,28 +15,29 @@ from kafka_webhook_bridge import errors
 from kafka_webhook_bridge.body import NOT_JSON, parse_json
 from kafka_webhook_bridge.event import Event, Record, Request
 from kafka_webhook_bridge.formats import encode
-from kafka_webhook_bridge.ingest.auth import taken_over, verify
+from kafka_webhook_bridge.ingest.auth import Moment, No, taken_over, verify
 from kafka_webhook_bridge.ingest.suppress import Answer, Claim
 from kafka_webhook_bridge.observability.failpoints import failpoint
 from kafka_webhook_bridge.sources.source import Source
 from kafka_webhook_bridge.store.deliveries import Durable
 
 if TYPE_CHECKING:
-    from kafka_webhook_bridge.ingest.accept import Edge, Route
+    from kafka_webhook_bridge.ingest.accept import Edge
     from kafka_webhook_bridge.ingest.protocol import Connection, Incoming
+    from kafka_webhook_bridge.ingest.route import Route
 
 _COMPARED_BYTES_MAX = 512 * 1024  # SHA-256 of more would hold the loop for about a millisecond
 
-Verified = tuple[Event, bool | None]
+Verified = tuple[Event | No, bool | None]
 Value = TypeVar("Value")
 
 
-def make_event(request: Request, source: Source) -> Verified:
+def make_event(request: Request, source: Source, moment: Moment) -> Verified:
     """From a request whose login was right to its event, and whether its body is JSON (None: nobody asks)."""
     if not source.needs_json:
-        return verify(request, source), None
+        return verify(request, source, NOT_JSON, moment), None
     document = parse_json(request.body)
-    return verify(request, source, document), document is not NOT_JSON
+    return verify(request, source, document, moment), document is not NOT_JSON
 
 
 class Once:
@@ -51,9 +52,9 @@ class Once:
         self._route = route
         self._large = len(incoming.body) > route.off_loop_bytes
 
-    def accept(self, request: Request) -> None:
+    def accept(self, request: Request, moment: Moment) -> None:
         """Begin; the connection is answered now or by a later callback."""
-        work = partial(make_event, request, self._route.source)
+        work = partial(make_event, request, self._route.source, moment)
         if self._large:
             self._edge.off_loop(self._connection, self._incoming, work, partial(self._guarded, self._verified))
         else:
@@ -61,7 +62,9 @@ class Once:
 
     def _verified(self, made: Verified) -> None:
         event, self._is_json = made
-        if event.dedupe_key is None:  # a request that lacks the id is never a duplicate (rules.md 13)
+        if not isinstance(event, Event):
+            self._edge.no_event(self._connection, self._incoming, self._route, event)
+        elif event.dedupe_key is None:  # a request that lacks the id is never a duplicate (rules.md 13)
             self._encode(event)
         else:
             then = partial(self._guarded, partial(self._claimed, event))

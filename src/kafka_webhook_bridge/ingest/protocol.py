@@ -25,7 +25,8 @@ from kafka_webhook_bridge.errors import Refusal
 from kafka_webhook_bridge.ingest import responses
 
 if TYPE_CHECKING:
-    from kafka_webhook_bridge.ingest.accept import Edge, Route
+    from kafka_webhook_bridge.ingest.accept import Edge
+    from kafka_webhook_bridge.ingest.route import Route
     from kafka_webhook_bridge.ingest.suppress import Claim
 
 IDLE, HEAD, BODY, LINGER = range(4)
@@ -85,9 +86,9 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_announced", "_body_max", "_chunked", "_chunks", "_coded", "_continue", "_head_bytes", "_header_count",
-        "_headers", "_keep_alive", "_parser", "_parts", "_peer", "_queue", "_reading", "_refusal", "_route", "_size",
+        "_headers", "_keep_alive", "_parser", "_parts", "_queue", "_reading", "_refusal", "_route", "_size",
         "_small", "_target", "_transport", "_wire_bytes", "_writable", "claim", "current", "deadline", "edge", "fatal",
-        "pending", "phase", "sender", "work",
+        "peer", "pending", "phase", "sender", "work",
     )  # fmt: skip
 
     def __init__(self, edge: Edge) -> None:
@@ -120,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         peer = transport.get_extra_info("peername")
         # An IPv4 sender on a socket of both families has its own address, not a place in one IPv6 network.
-        self._peer: str = peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else ""
+        self.peer: str = peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else ""
         edge = self.edge
         self.deadline = edge.clock() + edge.keep_alive_s
         if not edge.opened(self):
@@ -281,7 +282,7 @@ class Connection(asyncio.Protocol):
         self._wire_bytes = -1
         self._chunked = 0
         method = self._parser.get_method()
-        self.sender = edge.proxies.sender(self._peer, forwarded) if forwarded else self._peer
+        self.sender = edge.proxies.sender(self.peer, forwarded) if forwarded else self.peer
         self._route, self._refusal, self._body_max = edge.admit(
             method, target, login, encoding, size, self.sender, version
         )
@@ -428,7 +429,7 @@ class Connection(asyncio.Protocol):
         known = self.phase in (HEAD, BODY)
         answer = edge.refused(
             self.fatal, self._parser.get_method() if known else b"", self._target if known else b"", self._route,
-            getattr(self, "sender", self._peer), last_byte=edge.clock(), close=True, reason=reason,
+            getattr(self, "sender", self.peer), last_byte=edge.clock(), close=True, reason=reason,
         )  # fmt: skip
         if self._transport is not None:
             self._transport.write(answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -12,6 +13,7 @@ from kafka_webhook_bridge.errors import REFUSALS, Refusal
 from kafka_webhook_bridge.store.deliveries import Durable
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+BASIC = b'Basic realm="webhooks", charset="UTF-8"'
 _CLOSE = b"connection: close\r\n"
 _ALIVE = b""
 _LINES = {status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode()) for status in HTTPStatus}
@@ -45,6 +47,29 @@ def duplicate(source: bytes, first: Durable, date: bytes, close: bool) -> bytes:
     )  # fmt: skip
 
 
+def plain(
+    status: int,
+    content_type: bytes,
+    body: bytes,
+    *,
+    date: bytes,
+    close: bool,
+    head: bool = False,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """What a profile answers: to an event in place of the receipt, or to a hand-shake. No browser may take it for more.
+
+    A 204 has neither a body nor its length (RFC 9110 section 8.6).
+    """
+    extra = b"".join([b"%b: %b\r\n" % line for line in headers])
+    if status != 204:
+        kind = b"content-type: %b\r\nx-content-type-options: nosniff\r\n" % content_type if content_type else b""
+        extra = b"%bcontent-length: %d\r\n%b" % (kind, len(body), extra)
+    return b"%b%b%b%b\r\n%b" % (
+        _LINES[status], extra, date, _CLOSE if close else _ALIVE, b"" if head or status == 204 else body,
+    )  # fmt: skip
+
+
 def _problem(refusal: Refusal, event_id: str | None) -> bytes:
     body: dict[str, Any] = {
         "type": f"urn:kwb:error:{refusal.code}",
@@ -74,12 +99,14 @@ def refusal(
     allow: bytes = b"",
     retry_after_s: int | None = None,
     head: bool = False,
+    challenge: bytes = BASIC,
 ) -> bytes:
-    """problem+json (RFC 9457). `head` leaves the body out, as an answer to HEAD must."""
-    body = _PROBLEMS[no.code] if event_id is None else _problem(no, event_id)
+    """problem+json (RFC 9457). `head` leaves the body out, as an answer to HEAD must; `challenge` is that of a 401."""
+    known = event_id is None and no is REFUSALS[no.code]
+    body = _PROBLEMS[no.code] if known else _problem(no, event_id)
     extra = b""
     if no.status == 401:
-        extra += b'www-authenticate: Basic realm="webhooks", charset="UTF-8"\r\n'
+        extra += b"www-authenticate: %b\r\n" % challenge
     if no.status == 405:
         extra += b"allow: %b\r\n" % allow
     if no.retry:

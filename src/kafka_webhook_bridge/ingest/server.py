@@ -13,6 +13,7 @@ from typing import Any
 from kafka_webhook_bridge.ingest.accept import Edge
 from kafka_webhook_bridge.ingest.door import Door
 from kafka_webhook_bridge.ingest.drain import drain, take_in
+from kafka_webhook_bridge.ingest.keys import Keys
 from kafka_webhook_bridge.ingest.outbox import OutboxWriter
 from kafka_webhook_bridge.ingest.protocol import Connection
 from kafka_webhook_bridge.ingest.suppress import Suppress, settle_beside
@@ -70,6 +71,8 @@ class IngestServer:
         database: Callable[[], str | None],
         migrated: asyncio.Event,
         clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        keys: Keys,
         background: Background,
     ) -> None:
         self._settings = settings
@@ -81,7 +84,7 @@ class IngestServer:
         admin = Admin(settings.kafka)
         self._topics = Topics(admin, store, record_bytes_limit(size), sources)
         self._suppress = Suppress(settings, store, clock)
-        self.edge = Edge(settings, sources, self._topics, self._suppress, self.health, clock)
+        self.edge = Edge(settings, sources, self._topics, self._suppress, self.health, clock, wall_clock, keys)
         deliver = self.edge.deliver
         self.producer = deliver.producer = Producer(
             settings.kafka, deliver.finished, body_bytes_max=size, died=background.fault_in_thread,

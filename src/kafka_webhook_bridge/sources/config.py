@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
-import json
+import pathlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -12,13 +11,25 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from kafka_webhook_bridge.errors import ConfigError, Problem
-from kafka_webhook_bridge.settings import Settings, check_settings, expand_variables, read_configuration, variables
+from kafka_webhook_bridge.settings import (
+    Settings,
+    check_settings,
+    expand_variables,
+    is_inline,
+    read_configuration,
+    variables,
+)
 from kafka_webhook_bridge.sources.basic import Credential
+from kafka_webhook_bridge.sources.catalog import Catalog
 from kafka_webhook_bridge.sources.document import Document, Path, parse_document
-from kafka_webhook_bridge.sources.keys import BodyHash, KeyTemplate, parse_template
+from kafka_webhook_bridge.sources.keys import BodyHash, FirstOf, KeyTemplate, parse_template, parse_templates
 from kafka_webhook_bridge.sources.model import LATER, BridgeModel, SourceModel, check_prefix
-from kafka_webhook_bridge.sources.source import NAME, RESERVED_NAMES, Ack, Source, named
+from kafka_webhook_bridge.sources.profile import HASH, Profile
+from kafka_webhook_bridge.sources.proof import NoKeys, Resolver, asks_login, public_of
+from kafka_webhook_bridge.sources.source import NAME, RESERVED_NAMES, Ack, Answer, Proof, Source, named
 from kafka_webhook_bridge.sources.table import Network, SourceTable, metric_name
+from kafka_webhook_bridge.sources.verify import KeyStore
+from kafka_webhook_bridge.sources.words import explain
 
 Model = TypeVar("Model", bound=BaseModel)
 Value = TypeVar("Value")
@@ -40,21 +51,30 @@ def check_configuration(
     A process that never `receives`, nor reads what was received, is asked for no source, and gets none.
     """
     settings, origin, problems = check_settings(environ, **overrides)
-    table, more = _load(settings, environ, receives)
+    table, more = _load(settings, environ, receives, None)
     told = {problem.where for problem in problems}  # a variable that is wrong is not said to be missing, too
     return settings, origin, table, problems + [problem for problem in more if problem.where not in told]
 
 
-def load_sources(settings: Settings, environ: Mapping[str, str] | None = None, *, receives: bool = True) -> SourceTable:
-    """The sources of bridge.yaml, or the open rule alone. Raises ConfigError with every problem at once."""
-    table, problems = _load(settings, environ, receives)
+def load_sources(
+    settings: Settings,
+    environ: Mapping[str, str] | None = None,
+    *,
+    receives: bool = True,
+    keys: KeyStore | None = None,
+) -> SourceTable:
+    """The sources of bridge.yaml, or the open rule alone. Raises ConfigError with every problem at once.
+
+    `keys` are the public keys that verifiers look for while requests come; without it there are none.
+    """
+    table, problems = _load(settings, environ, receives, keys)
     if table is None:
         raise ConfigError(problems)
     return table
 
 
 def _load(
-    settings: Settings, environ: Mapping[str, str] | None, receives: bool
+    settings: Settings, environ: Mapping[str, str] | None, receives: bool, keys: KeyStore | None
 ) -> tuple[SourceTable | None, list[Problem]]:
     try:
         name, text = read_configuration(settings.bridge.config)
@@ -64,7 +84,8 @@ def _load(
         return None, [Problem(settings.bridge.config, f"is not UTF-8 text: {error}")]
     expand = partial(expand_variables, environ=variables(settings.bridge, environ))
     document = parse_document(name, text, expand if receives else partial(_as_far_as_set, expand))
-    builder = _Builder(settings, document, receives)
+    folder = pathlib.Path() if is_inline(settings.bridge.config) else pathlib.Path(settings.bridge.config).parent
+    builder = _Builder(settings, document, receives, keys or NoKeys(), folder)
     table = None if document.problems and document.data is None else builder.build()
     document.problems.sort(key=_by_line)
     return (None if document.problems else table), document.problems
@@ -81,10 +102,14 @@ def _as_far_as_set(expand: Callable[[str], str], text: str) -> str:
 class _Builder:
     """One pass over one document; every step records its problems and goes on."""
 
-    def __init__(self, settings: Settings, document: Document, receives: bool) -> None:
+    def __init__(
+        self, settings: Settings, document: Document, receives: bool, keys: KeyStore, folder: pathlib.Path
+    ) -> None:
         self._settings = settings
         self._document = document
         self._receives = receives
+        self._keys = keys
+        self._folder = folder
         self._bridge_credentials = self._read_bridge_credentials()
         self._without_credentials: list[str] = []
         self._faulty_words: set[str] = set()
@@ -96,6 +121,11 @@ class _Builder:
             return None
         models = self._source_models(data.get("sources")) if self._receives else {}
         bridge = self._bridge_model({**data, "sources": {}})
+        proxies = self._trusted_proxies(bridge)
+        self._public_url = bridge.public_url
+        self._resolver = Resolver(
+            self._document, self._catalog(bridge) if self._receives else Catalog(), self._keys, forwarded=bool(proxies)
+        )
         sources = {name: self._source(name, model) for name, model in models.items()}
         self._check_topics(sources)
         open_pattern = self._open_pattern(bridge) if self._receives else None
@@ -109,7 +139,7 @@ class _Builder:
             open_pattern=open_pattern,
             topic_prefix=_either(bridge.topic_prefix, self._settings.bridge.topic_prefix),
             topics_max=_either(bridge.topics_max, self._settings.bridge.topics_max),
-            trusted_proxies=self._trusted_proxies(bridge),
+            trusted_proxies=proxies,
             public_url=bridge.public_url,
         )
 
@@ -143,23 +173,37 @@ class _Builder:
             return model.model_validate(data)
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
-                self._document.problem(*_words(model, path, error))
+                later = LATER if model is SourceModel else None
+                self._document.problem(*explain(model, path, error, later))
             return None
 
+    def _catalog(self, bridge: BridgeModel) -> Catalog:
+        """The packaged profiles and the user's own."""
+        catalog = Catalog(self._folder / path for path in bridge.catalog)
+        self._document.problems += catalog.problems
+        return catalog
+
     def _source(self, name: str, model: SourceModel) -> Source:
-        template = parse_template(model.key) if model.key else None
-        delivery_id = self._delivery_id(name, model)
+        profile = self._resolver.profile(name, model)
+        public = public_of(name, model.public_url, self._public_url)
+        proof = None if profile is None else self._resolver.proof(name, model, profile, public)
+        key = _templates(model.key, None if profile is None else profile.event.key)
+        kind = _templates(model.type, None if profile is None else profile.event.type)
+        delivery_id = self._delivery_id(name, model, profile)
+        login = asks_login(model) if model.profile is not None else model.auth == "basic"
         return Source(
             **named(name),
             topic=model.topic or name,
             methods=frozenset(method.encode() for method in model.methods),
             allow=", ".join(dict.fromkeys(model.methods)).encode(),
             body_bytes_max=_either(model.body_bytes_max, self._settings.ingest.body_bytes_max),
-            auth=model.auth,
-            credentials=self._credentials(name, model),
+            auth="basic" if login else "none",
+            credentials=self._credentials(name, model, login),
             format=model.format,
-            key=template,
-            needs_json=model.format != "raw" or any(t is not None and t.needs_json for t in (template, delivery_id)),
+            key=key,
+            needs_json=model.format != "raw"
+            or any(template is not None and template.needs_json for template in (key, kind, delivery_id))
+            or (proof is not None and _parses(proof)),
             content_encoding_opaque=model.content_encoding == "opaque",
             rate_limit_per_second=model.rate_limit_per_second,
             index_json=model.index_json,
@@ -167,6 +211,13 @@ class _Builder:
             strict=model.ordering == "strict",
             delivery_id=delivery_id,
             dedupe=model.dedupe,
+            verified=_verified(login, proof),
+            covers_body=proof is not None and proof.verifier.covers_body,
+            type=kind,
+            answer=_answer(model, profile),
+            proof=proof,
+            public=public,
+            proof_headers=frozenset() if proof is None else proof.places.kept,
         )
 
     def _ack(self, name: str, model: SourceModel) -> Ack:
@@ -182,7 +233,9 @@ class _Builder:
             self._document.problem(path, f"sources.{name}: {why} needs PostgreSQL, but DATABASE_URL is not set")
         return ack
 
-    def _delivery_id(self, name: str, model: SourceModel) -> KeyTemplate | BodyHash | None:
+    def _delivery_id(
+        self, name: str, model: SourceModel, profile: Profile | None
+    ) -> KeyTemplate | FirstOf | BodyHash | None:
         """Where the sender's delivery id stands (rules.md 13, 14)."""
         path: Path = ("sources", name)
         where = f"sources.{name}"
@@ -191,8 +244,11 @@ class _Builder:
                 what = "`dedupe: body` takes the body for the delivery id, so there can be no other"
                 self._document.problem((*path, "delivery_id"), f"{where}.delivery_id: {what}")
             return BodyHash()
+        of_profile = None if profile is None else profile.event.delivery_id
+        if of_profile == [HASH]:
+            of_profile = None
         if model.dedupe == "suppress":
-            if model.delivery_id is None:
+            if model.delivery_id is None and of_profile is None:
                 what = '`dedupe: suppress` needs a `delivery_id`, such as "{header:X-Delivery-Id}"'
                 self._document.problem(path, f"{where}: {what}")
             if self._settings.store.url is None:
@@ -201,10 +257,14 @@ class _Builder:
             elif self._settings.archive.dedupe_window_days == 0:
                 what = "`suppress` needs a window, but KWB_ARCHIVE_DEDUPE_WINDOW_DAYS is 0"
                 self._document.problem((*path, "dedupe"), f"{where}.dedupe: {what}")
-        return parse_template(model.delivery_id) if model.delivery_id else None
+        return _templates(model.delivery_id, of_profile)
 
-    def _credentials(self, name: str, model: SourceModel) -> tuple[Credential, ...]:
+    def _credentials(self, name: str, model: SourceModel, login: bool) -> tuple[Credential, ...]:
         path: Path = ("sources", name)
+        if not login and model.profile is not None:
+            if model.password is not None:
+                self._document.problem(path, f"sources.{name}: username and password only come together")
+            return ()
         if model.auth == "none":
             if model.username is not None or model.password is not None:
                 self._document.problem(path, f"sources.{name}: `auth: none` takes no username and password")
@@ -287,6 +347,30 @@ class _Builder:
         self._document.problems.append(Problem(variable, what))
 
 
+def _templates(own: str | None, of_profile: list[str] | None) -> KeyTemplate | FirstOf | None:
+    """What the source says, else its profile."""
+    if own:
+        return parse_template(own)
+    return parse_templates(of_profile) if of_profile else None
+
+
+def _parses(proof: Proof) -> bool:
+    """Whether a profile wants the body parsed before anything of the event is read."""
+    return proof.verifier.needs_json or any(shake.needs_json for shake in proof.handshakes)
+
+
+def _verified(login: bool, proof: Proof | None) -> str:
+    """What the record says of who sent it."""
+    if proof is None:
+        return "basic" if login else "none"
+    return f"basic+{proof.verifier.scheme}" if login else proof.verifier.scheme
+
+
+def _answer(model: SourceModel, profile: Profile | None) -> Answer | None:
+    row = model.answer or (profile and profile.answer)
+    return Answer(row.status, row.content_type.encode(), row.body.encode()) if row else None
+
+
 def _either(value: Value | None, otherwise: Value) -> Value:
     return otherwise if value is None else value
 
@@ -295,56 +379,3 @@ def _by_line(problem: Problem) -> tuple[bool, int]:
     """Problems of the file by line, then those of the environment."""
     line = problem.where.rpartition(":")[2]
     return (False, int(line)) if line.isdigit() else (True, 0)
-
-
-_EXPECTED = {
-    "string_type": "must be text; write it in quotes",
-    "string_sub_type": "must be text; write it in quotes",
-    "bool_type": "must be true or false",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "list_type": "must be a list, such as [POST, PUT]",
-    "dict_type": "must be a mapping of keys to values",
-    "model_type": "must be a mapping of keys to values",
-    "too_short": "must not be empty",
-    "finite_number": "must be a finite number",
-}
-
-
-def _words(model: type[BaseModel], path: Path, error: Any) -> tuple[Path, str]:
-    """Place and sentence of one error of pydantic. Values are named only where a choice was missed: never secrets."""
-    inside: Path = (*path, *error["loc"])
-    kind, context, last = error["type"], error.get("ctx", {}), inside[-1] if inside else ""
-    if kind == "extra_forbidden":
-        later = LATER if model is SourceModel else {}
-        if last in later:
-            return inside, f"{_dotted(inside)}: {later[last]}"
-        near = difflib.get_close_matches(str(last), [*model.model_fields, *later], 1)
-        what = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(model.model_fields)}"
-        if near and near[0] in later:
-            what += f" But {later[near[0]]}"
-        return inside, f"{_dotted(inside)}: unknown key; {what}"
-    if kind == "literal_error":
-        choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        given = str(error["input"])
-        near = difflib.get_close_matches(given, choices, 1) or [c for c in choices if c.lower() == given.lower()]
-        hint = f"; did you mean {near[0]}?" if near else ""
-        what = f"{_as_yaml(error['input'])} is none of {', '.join(choices)}{hint}"
-        return inside, f"{_dotted(inside)}: {what}"
-    if kind == "less_than_equal" and str(last).endswith("bytes_max"):
-        return inside, f"{_dotted(inside)}: at most {context['le'] // 1024**2} MiB"
-    if kind == "value_error":
-        return inside, f"{_dotted(inside)}: {context['error']}"
-    sentence = _EXPECTED.get(kind) or error["msg"].replace("Input should be", "must be").lower()
-    return inside, f"{_dotted(inside)}: {sentence}"
-
-
-def _as_yaml(value: Any) -> str:
-    """A value as people wrote it: `null`, `true`; text in quotes, because that may be spelled like the others."""
-    if isinstance(value, (dict, list)):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    return repr(value) if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _dotted(path: Path) -> str:
-    return ".".join(map(str, path)) or "bridge.yaml"

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from kafka_webhook_bridge.settings import read_secret
 from kafka_webhook_bridge.sources.keys import parse_template
+from kafka_webhook_bridge.sources.profile import Answer
 from kafka_webhook_bridge.sources.source import (
     DEFAULT_METHODS,
     NAME,
@@ -22,14 +23,16 @@ from kafka_webhook_bridge.sources.source import (
     Method,
     Ordering,
 )
+from kafka_webhook_bridge.sources.verify.model import WINDOW_S_MAX
 from kafka_webhook_bridge.texts import parse_size
 
 BODY_BYTES_MAX = 10 * 1024**2
 
 # Keys of later versions, so that their absence is explained instead of being a riddle.
 LATER = {
-    "profile": "signature profiles are not in this version; use `auth: basic`, or `auth: none` on a private network",
-    "secrets": "signature secrets are not in this version; use `auth: basic` with `username` and `password`",
+    "filter": "leaving events out is not in this version",
+    "split": "making several records of a batch is not in this version",
+    "redact": "changing a body before it is stored is not in this version",
 }
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]+")
@@ -97,6 +100,12 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _whole_url(text: str) -> str:
+    """As `_url`, but kept as it is: a slash at its end is signed, too."""
+    _url(text)
+    return text
+
+
 _WITH_VARIABLE = r".*\$\{[A-Za-z_][A-Za-z0-9_]*\}.*"  # what it will be, the schema cannot know
 
 Size = Annotated[
@@ -126,7 +135,38 @@ class SourceModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
     topic: Topic | None = Field(default=None, description="Kafka topic. Default: the source's name.")
-    auth: Auth = Field(default="basic", description="`basic`: a user name and password; `none`: anybody may send.")
+    profile: str | None = Field(
+        default=None,
+        description="The row of the catalog that says how the sender signs, greets and names its events. The keys of "
+        "the source override it. Default: none, and `auth` alone counts.",
+    )
+    secrets: list[Annotated[SecretStr, BeforeValidator(_secret)]] = Field(
+        default_factory=list,
+        max_length=10,
+        description="Secrets of the profile: `${NAME}` or `file:/path`. Any of them counts, so that they can be "
+        "rotated.",
+    )
+    params: dict[str, Annotated[str, BeforeValidator(_secret)]] = Field(
+        default_factory=dict,
+        description="Parameters of the profile, such as `topic_arn` or `verify_token`. `${NAME}` or `file:/path`.",
+    )
+    verify: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What is otherwise than in a generic profile (`hmac`, `token`, `jwt` …), in the catalog's words.",
+    )
+    replay_window_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=WINDOW_S_MAX,
+        allow_inf_nan=False,
+        description="Oldest signed time that is accepted, in seconds. Default: the profile's.",
+    )
+    i_know: bool = Field(default=False, description="Needed by profiles that prove nothing.")
+    auth: Auth = Field(
+        default="basic",
+        description="`basic`: a user name and password; `none`: anybody may send. With a profile, `basic` is asked for "
+        "beside it, and only where it is written.",
+    )
     username: Annotated[str, BeforeValidator(_secret), AfterValidator(_user)] | None = Field(
         default=None,
         description="The source's own user name. Default: the bridge's credentials. `${NAME}` or `file:/path`.",
@@ -140,7 +180,19 @@ class SourceModel(BaseModel):
     body_bytes_max: Size | None = Field(default=None, description="Largest body, at most 10 MiB. Default: 1 MiB.")
     key: Annotated[str, AfterValidator(_template)] | None = Field(
         default=None,
-        description="Partition key: text with `{json:a.b.0}`, `{header:Name}` and `{query:name}`. Default: none.",
+        description="Partition key: text with `{json:a.b.0}`, `{header:Name}`, `{query:name}` and `{form:name}`. "
+        "Default: the profile's, else none.",
+    )
+    type: Annotated[str, AfterValidator(_template)] | None = Field(
+        default=None, description="Event type: text as for `key`. Default: the profile's, else `webhook.<source>`."
+    )
+    answer: Answer | None = Field(
+        default=None, description="What is answered once an event is durable. Default: the profile's, else the receipt."
+    )
+    public_url: Annotated[str, AfterValidator(_whole_url)] | None = Field(
+        default=None,
+        description="The source's whole address as it was given to the sender, where signatures cover it. Default: "
+        "the bridge's `public_url`, and the source's name.",
     )
     format: Format = Field(
         default="raw", description="What the record's value is: the body, a CloudEvent, or an envelope."
@@ -165,7 +217,8 @@ class SourceModel(BaseModel):
     )
     delivery_id: Annotated[str, AfterValidator(_template)] | None = Field(
         default=None,
-        description="The sender's id of a delivery, the same when it is sent again: text as for `key`. Default: none.",
+        description="The sender's id of a delivery, the same when it is sent again: text as for `key`. Default: the "
+        "profile's, else none.",
     )
     dedupe: Dedupe = Field(
         default="mark",
@@ -199,7 +252,10 @@ class BridgeModel(BaseModel):
         default=None, description="CIDRs whose X-Forwarded-* headers are believed. Default: none."
     )
     public_url: Annotated[str, AfterValidator(_url)] | None = Field(
-        default=None, description="Address that senders use, where a proxy changes it."
+        default=None, description="Address that senders use, where a proxy changes it; `/<source>` follows."
+    )
+    catalog: list[str] = Field(
+        default_factory=list, description="Files or folders of profiles of your own, from this file's folder on."
     )
 
 

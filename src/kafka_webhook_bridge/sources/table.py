@@ -71,7 +71,7 @@ class SourceTable:
             topic = self.topic_prefix + name
             if not NAME.fullmatch(name) or name in RESERVED_NAMES or metric_name(topic) in self._taken:
                 return None
-            source = replace(pattern, **named(name), topic=topic, open=True)
+            source = replace(pattern, **named(name), topic=topic, open=True, public=None)
             if len(self._open_sources) < self.topics_max:
                 self._open_sources[name] = source
         return source
@@ -89,8 +89,14 @@ def describe(source: Source) -> dict[str, Any]:
         "methods": sorted(method.decode() for method in source.methods),
         "body_bytes_max": source.body_bytes_max,
         "auth": source.auth,
+        "profile": source.proof.profile if source.proof else None,
+        "verified": source.verified,
+        "covers_body": source.covers_body,
+        "secrets": source.proof.secrets if source.proof else 0,
+        "params": sorted(source.proof.params) if source.proof else [],
         "credentials": len(source.credentials),
         "format": source.format,
+        "type": source.type.text if source.type else None,
         "key": source.key.text if source.key else None,
         "content_encoding": "opaque" if source.content_encoding_opaque else "identity",
         "rate_limit_per_second": source.rate_limit_per_second,
@@ -99,4 +105,5 @@ def describe(source: Source) -> dict[str, Any]:
         "ordering": "strict" if source.strict else "none",
         "delivery_id": source.delivery_id.text if source.delivery_id else None,
         "dedupe": source.dedupe,
+        "public_url": (source.public.base + source.public.path).decode() if source.public else None,
     }
