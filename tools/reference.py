@@ -25,7 +25,7 @@ import aws_tables
 import provider_pages
 from kafka_webhook_bridge import cli, errors, settings
 from kafka_webhook_bridge.errors import KwbError, Refusal
-from kafka_webhook_bridge.event import Event, Request
+from kafka_webhook_bridge.event import Altered, Event, Request
 from kafka_webhook_bridge.formats import cloudevents, encode, envelope, headers
 from kafka_webhook_bridge.observability import metrics
 from kafka_webhook_bridge.sources import keys, model, profile
@@ -235,6 +235,7 @@ def _label(label: str, kind: Any) -> str:
         "topic": "the topic's name",
         "code": "a code of [errors](errors.md)",
         "error": "the name that Kafka or PostgreSQL gives",
+        "rule": "the name of a rule of a `filter`",
     }[label]
     return f"{meaning}, at most {metrics.OPEN_LABELS_MAX[label]} of them"
 
@@ -315,6 +316,10 @@ def bridge_yaml_page() -> str:
     lines += ["## A source", "", f"{_first_line(model.SourceModel)} The name is `{NAME.pattern}`.", ""]
     lines += _fields(model.SourceModel)
     lines += ["`answer`, `verify`: the words of [files of the catalog](catalog.md).", ""]
+    for name, inner in (("filter", model.FilterRule), ("redact", model.RedactModel)):
+        lines += [f"### {name}", "", _first_line(inner), ""]
+        lines += _fields(inner)
+    lines += ["[What they do](../howto/rules.md).", ""]
     lines += ["## Partition keys", "", inspect.cleandoc(keys.__doc__ or ""), ""]
     lines += [f"`KEY_BYTES_MAX` is {keys.KEY_BYTES_MAX}.", ""]
     if model.LATER:
@@ -403,6 +408,8 @@ HEADERS: dict[str, str] = {
     "kwb_dedupe_key": "digest of source and the sender's own delivery id; absent where none is known",
     "traceparent": "copy of the request's (W3C Trace Context); absent where the sender gave none",
     "kwb_format": "`cloudevents` or `envelope`; absent with `raw`",
+    "kwb_altered": "`redact` where something was taken out of the request, see [rules](../howto/rules.md); else absent",
+    "kwb_body_sha256": "with `kwb_altered`: the SHA-256, in hex, of the body as it came",
 }
 
 
@@ -480,6 +487,7 @@ def example_record(fmt: str, *, everything: bool = False) -> tuple[bytes, list[t
         "basic",
         False,
         "0" * 64 if everything else None,
+        Altered("redact", "0" * 64) if everything else None,
     )
     record = encode(event)
     return record.value, record.headers

@@ -5,6 +5,7 @@ JSON lines, in the order in which things happened:
     {"op":"start","version":1,"run":…,"source":…,"url":…,"t":…}
     {"op":"invoke","seq":0,"id":…,"source":…,"body_sha256":…,"t":…}     before the first byte of the request is sent
     {"op":"ok","seq":0,"status":200,"event_id":…,"stored":…,"duplicate":…,"t":…}
+    {"op":"ok","seq":0,"status":200,"dropped":true,"t":…}                left out by a filter: must not be there
     {"op":"fail","seq":1,"status":401,"code":…,"t":…}                    refused: must not be there
     {"op":"info","seq":2,"status":503,"code":…,"t":…}                    unknown: may be there or not
     {"op":"info","seq":3,"reason":"timeout","t":…}
@@ -69,7 +70,7 @@ class ReceiptsFile:
     def ended(self, seq: int, status: int, answer: dict[str, Any], reason: str) -> None:
         """`answer` is the receipt or the problem details, {} when there is none."""
         op = outcome(status)
-        names = ("event_id", "stored", "duplicate") if op == "ok" else ("code", "event_id")
+        names = ("event_id", "stored", "duplicate", "dropped") if op == "ok" else ("code", "event_id")
         facts = {name: answer[name] for name in names if name in answer}
         self._write(op, seq=seq, **({"status": status} if status else {"reason": reason}), **facts)
         if len(self._lines) >= _BUFFER_LINES_MAX:
@@ -110,7 +111,8 @@ class Sent(NamedTuple):
     """One request of a receipts file and what became of it.
 
     `event_id` is the 16 bytes of the id that the answer named, None where it named none; `duplicate` tells that the
-    answer named an earlier delivery's event; `at_s` is the Unix time of the `invoke` line.
+    answer named an earlier delivery's event, `dropped` that a filter left the request out; `at_s` is the Unix time of
+    the `invoke` line.
     """
 
     source: str
@@ -118,6 +120,7 @@ class Sent(NamedTuple):
     outcome: Outcome
     event_id: bytes | None
     duplicate: bool
+    dropped: bool
     at_s: float
 
 
@@ -178,7 +181,7 @@ class ReceiptsReader:
                     self._progress(file.tell())
             self._progress(file.tell())
         for invoked in self._waiting.values():
-            yield Sent(invoked.source, invoked.body_sha256, "info", None, False, invoked.at_s)
+            yield Sent(invoked.source, invoked.body_sha256, "info", None, False, False, invoked.at_s)
         self._waiting.clear()
 
     def _line(self, data: bytes) -> dict[str, Any] | None:
@@ -211,7 +214,7 @@ class ReceiptsReader:
             found = ids.parse(text) if text is not None else None
             return Sent(
                 invoked.source, invoked.body_sha256, outcome, None if found is None else found.bytes,
-                line.get("duplicate") is True, invoked.at_s,
+                line.get("duplicate") is True, line.get("dropped") is True, invoked.at_s,
             )  # fmt: skip
         except (KeyError, TypeError, ValueError):
             raise self._wrong(f"is no {op} line that fits the lines before") from None

@@ -37,11 +37,15 @@ pytestmark = pytest.mark.integration
 WAIT_S = 60.0
 SOURCES = (
     "labels", "sound", "rows", "foreign", "bodies", "dropped", "forged", "refused", "cut", "killed", "copies", "outbox",
-    "wrapped", "counted", "gone", "process", "busy", "watched",
+    "wrapped", "counted", "gone", "process", "busy", "watched", "altered", "filtered",
 )  # fmt: skip
 RUN = secrets.token_hex(4)
-YAML = "sources:\n" + "".join(f"  {name}: {{topic: {name}-{RUN}}}\n" for name in SOURCES if name != "wrapped")
-YAML += f"  wrapped: {{topic: wrapped-{RUN}, format: envelope}}\n"
+WORDS = {
+    "wrapped": ", format: envelope",
+    "altered": ", format: envelope, redact: {json: [secret]}",
+    "filtered": ", filter: [{drop: all}]",
+}
+YAML = "sources:\n" + "".join(f"  {name}: {{topic: {name}-{RUN}{WORDS.get(name, '')}}}\n" for name in SOURCES)
 
 
 def topic_of(source: str) -> str:
@@ -194,6 +198,28 @@ def test_bodies_in_a_structured_format_are_compared_as_they_were_sent(site: Site
     (body := site.folder / "body.bin").write_bytes(bytes(range(256)))
     found = site.audit(site.send("wrapped", 5, "--body", str(body)), site.send("wrapped", 5), code=0)
     assert found["fates"] == {"stored": 10}
+
+
+def test_rule_29_altered_events_are_compared_with_what_was_sent_and_with_each_other(site: Site) -> None:
+    (body := site.folder / "body.json").write_bytes(b'{"secret": "canary", "n": 1}')
+    file = site.send("altered", 10, "--body", str(body))
+    found = site.audit(file, code=0)
+    assert (found["fates"], found["problems"]) == ({"stored": 10}, {})
+    # Another body in the archive than in Kafka.
+    victim, other = (uuid.UUID(line["event_id"]) for line in told(file)[3:5])
+    changed = b'{"secret": "[redacted]", "n": 2}'
+    site.sql("UPDATE events SET body = $2 WHERE event_id = $1", victim, changed)
+    assert site.audit(file, code=1)["examples"]["corrupt"] == [str(victim)]
+    # And the sign that it was altered is gone: then the body is not what was sent.
+    site.sql("UPDATE events SET body = $2, marks = NULL WHERE event_id = $1", other, body.read_bytes())
+    assert sorted(site.audit(file, code=1)["examples"]["corrupt"]) == sorted([str(victim), str(other)])
+
+
+def test_rule_17_what_a_filter_left_out_is_neither_lost_nor_stored(site: Site) -> None:
+    file = site.send("filtered", 5)
+    found = site.audit(file, code=0)
+    assert (found["receipts"]["acknowledged"], found["receipts"]["refused"], found["events"]) == (0, 5, 0)
+    assert all(line["dropped"] is True and "event_id" not in line for line in told(file))
 
 
 def test_rule_17_requests_events_and_receipts_add_up(site: Site) -> None:

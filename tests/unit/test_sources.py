@@ -63,7 +63,7 @@ def test_the_example_means_what_it_says() -> None:
         "profile": None, "verified": "basic", "covers_body": False, "secrets": 0, "params": [], "credentials": 1,
         "format": "raw", "type": None, "key": "{json:order.id}", "content_encoding": "opaque",
         "rate_limit_per_second": 12.5, "index_json": False, "ack": "any", "ordering": "none",
-        "delivery_id": None, "dedupe": "mark", "public_url": "https://hooks.example.com/in/erp",
+        "delivery_id": None, "dedupe": "mark", "topics": [], "rules": None, "public_url": "https://hooks.example.com/in/erp",
     }  # fmt: skip
     assert erp.allow == b"POST, GET"
     assert erp.needs_json
@@ -107,7 +107,7 @@ def test_a_file_is_named_with_the_line(tmp_path: Path) -> None:
 
 # Text, and for each problem the line (0: a variable, named) and words of it.
 WRONG: dict[str, tuple[str, list[tuple[int | str, str]]]] = {
-    "an unknown key without a near match": ("sources: {a: {zzzzzz: 1}}", [(1, "unknown key; there are topic, prof")]),
+    "an unknown key without a near match": ("sources: {a: {zzzzzz: 1}}", [(1, "unknown key; there are topic, ")]),
     "not YAML": ("sources:\n  a: [1\n  b: 2\n", [(3, "not YAML")]),
     "a tab": ("sources:\n\ta: {}\n", [(2, "a tab cannot indent YAML")]),
     "a control character": ("sources:\n  a\x07: {}\n", [(2, "the character U+0007 is not allowed")]),

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple
 
 from kafka_webhook_bridge import ids
-from kafka_webhook_bridge.formats.headers import FORMAT
+from kafka_webhook_bridge.formats.headers import ALTERED, BODY_SHA256, FORMAT
 from kafka_webhook_bridge.formats.rows import REPLAY, REQUEST_HEADER, EventRow, RowMaker, Skip
 from kafka_webhook_bridge.kafka.consumer import Place, Record
 
 RELEASED_HEADER = "kwb_released_at"
 _EVERY_RECORD_HAS = "kwb_verified"
+_HEX_DIGEST = re.compile(rb"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,20 @@ def label(key: bytes | None, headers: Iterable[tuple[str, bytes | None]]) -> byt
             own.append((name, value is not None, value))
     # No two values are spelled alike.
     return sha256(repr((key, sorted(own), kept)).encode("utf-8", "backslashreplace")).digest()
+
+
+def fingerprint(
+    key: bytes | None, headers: Sequence[tuple[str, bytes | None]], body_sha256: bytes
+) -> tuple[bytes, bytes]:
+    """The digest of the body that the sender sent, and the label. `body_sha256` is that of the body that is stored.
+
+    Of an altered event they are two bodies: then the label tells of the one that is stored, too (rules.md 29).
+    """
+    if any(name == ALTERED for name, _ in headers):
+        for name, value in headers:
+            if name == BODY_SHA256 and _HEX_DIGEST.fullmatch(value or b""):
+                return bytes.fromhex((value or b"").decode()), label(key, [*headers, ("", body_sha256)])
+    return body_sha256, label(key, headers)
 
 
 class Seen(NamedTuple):

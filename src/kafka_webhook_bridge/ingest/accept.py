@@ -1,9 +1,9 @@
 """The edge of one process: who may send what (admit), and from a complete request to its delivery (accept).
 
 Everything per source is resolved once, into a Route (route.py). Accounting (rules.md 17): every request whose headers
-were read counts as received and then as exactly one of acked, suppressed, handshakes, rejected (4xx), refused (5xx) or
-aborted. A hand-shake that is answered with an error is rejected; so is a request that proves nothing, whatever the
-status that its sender wants for that.
+were read counts as received and then as exactly one of acked, suppressed, filtered, handshakes, rejected (4xx),
+refused (5xx) or aborted. A hand-shake that is answered with an error is rejected; so is a request that proves nothing,
+whatever the status that its sender wants for that.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from kafka_webhook_bridge.ingest.topics import Topics
 from kafka_webhook_bridge.observability import logs, metrics
 from kafka_webhook_bridge.settings import IngestSettings, Settings
 from kafka_webhook_bridge.sources.handshake import Greeting
+from kafka_webhook_bridge.sources.rules import Dropped
 from kafka_webhook_bridge.sources.source import Answer, Source
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.sources.verify import Verdict
@@ -288,7 +289,7 @@ class Edge:
         source = route.source
         if self._may_store(route) and (
             source.ack == "store"
-            or source.topic in self.topics.blocked
+            or record.topic in self.topics.blocked
             or self.topics.away
             or self.deliver.breakers.cluster_open
         ):
@@ -331,7 +332,7 @@ class Edge:
 
         wait_s = self.deliver.kafka_wait_s if self._may_store(route) else self.deliver.deadline_s
         timer = self._loop.call_later(self._left_s(incoming, wait_s), late)
-        self.topics.ensure(route.source, over)
+        self.topics.ensure(route.source.branches.get(record.topic, route.source), over)
 
     def _topic_known(
         self, connection: Connection, incoming: Incoming, route: Route, record: Record, refusal: Refusal | None
@@ -354,10 +355,12 @@ class Edge:
         incoming = connection.current
         self._seconds.observe(self.clock() - incoming.last_byte)
         close = self.draining or not incoming.keep_alive
+        if route.unlisted is not None:
+            route.unlisted.add(record.topic == route.source.topic)
         if route.answer is None:
             body = responses.receipt(
-                record.event_id.encode(), route.name, stored.encode(), route.topic, record.body_sha256.encode(),
-                self.date, close,
+                record.event_id.encode(), route.name, stored.encode(), route.topic or record.topic.encode(),
+                record.body_sha256.encode(), self.date, close,
             )  # fmt: skip
         else:
             body = self._answer(route.answer, record.event_id, close)
@@ -368,13 +371,15 @@ class Edge:
                 self.log.info("request accepted", source=route.source.name, event_id=pending.event_id)
 
     def no_event(self, connection: Connection, incoming: Incoming, route: Route, no: No) -> None:
-        """Answer a request that becomes no event: a hand-shake, or one that proves nothing."""
+        """Answer a request that becomes no event: a hand-shake, one that is filtered, or one that proves nothing."""
         if connection.gone:
             return
         if isinstance(no, Refusal):
             connection.refuse(no)
         elif isinstance(no, Greeting):
             self._greet(connection, incoming, route, no)
+        elif isinstance(no, Dropped):
+            self._drop(connection, incoming, route, no)
         elif no.key_needed is not None and route.proof and self.keys.ask(no.key_needed, route.proof.params):
             connection.refuse(errors.KEY_PENDING, reason=no.code)
         else:
@@ -406,6 +411,16 @@ class Edge:
         )
         connection.answer(answer, close)
 
+    def _drop(self, connection: Connection, incoming: Incoming, route: Route, no: Dropped) -> None:
+        metrics.registry().counter("kwb_requests_filtered_total", source=route.source.name, rule=no.rule).add()
+        self._seconds.observe(self.clock() - incoming.last_byte)
+        close = self.draining or not incoming.keep_alive
+        if route.answer is None:
+            answer = responses.dropped(route.name, self.date, close, head=incoming.method == b"HEAD")
+        else:
+            answer = self._answer(route.answer, None, close)
+        connection.answer(answer, close)
+
     def suppressed(self, connection: Connection, route: Route, first: Durable, *, other_body: bool) -> None:
         """Answer a delivery of an event that is durable already."""
         if connection.gone:
@@ -421,9 +436,9 @@ class Edge:
             body = self._answer(route.answer, first.event_id, close)
         connection.answer(body, close)
 
-    def _answer(self, answer: Answer, event_id: str, close: bool) -> bytes:
-        """What the profile says instead of the receipt."""
-        headers = ((b"kwb-event-id", event_id.encode()),)
+    def _answer(self, answer: Answer, event_id: str | None, close: bool) -> bytes:
+        """What the profile says instead of the receipt. Without an id where nothing was stored."""
+        headers = () if event_id is None else ((b"kwb-event-id", event_id.encode()),)
         return responses.plain(
             answer.status, answer.content_type, answer.body, date=self.date, close=close, headers=headers
         )

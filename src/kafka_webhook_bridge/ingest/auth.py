@@ -16,6 +16,7 @@ from kafka_webhook_bridge.event import Event, Request
 from kafka_webhook_bridge.sources.basic import matches, parse_basic
 from kafka_webhook_bridge.sources.handshake import Greeting
 from kafka_webhook_bridge.sources.keys import dedupe_key
+from kafka_webhook_bridge.sources.rules import Dropped, Rules
 from kafka_webhook_bridge.sources.source import Source
 from kafka_webhook_bridge.sources.verify import Verdict
 
@@ -61,8 +62,8 @@ class Moment(NamedTuple):
     base: bytes | None
 
 
-No = Verdict | Greeting | Refusal
-"""Why a request becomes no event: it proves nothing, it is a hand-shake, or it is refused for another reason."""
+No = Verdict | Greeting | Dropped | Refusal
+"""Why a request becomes no event: it proves nothing, is a hand-shake, is filtered, or is refused for another reason."""
 
 _NEVER: Final = Moment(0.0, None)
 
@@ -74,7 +75,9 @@ def verify(request: Request, source: Source, document: Any = NOT_JSON, moment: M
     """
     proof = source.proof
     if proof is None:
-        return _event(request, source, document)
+        if source.rules is None:
+            return _event(request, source, document)
+        return _ruled(request, source, source.rules, document)
     seen = request
     if proof.path is not None:
         seen = request._replace(path=proof.path + request.path[len(source.name_bytes) + 1 :])
@@ -92,7 +95,23 @@ def verify(request: Request, source: Source, document: Any = NOT_JSON, moment: M
         return verdict
     if proof.decode is not None:
         document = proof.decode(request)
-    return _event(proof.places.redact(request), source, document)
+    request = proof.places.redact(request)
+    if source.rules is None:
+        return _event(request, source, document)
+    return _ruled(request, source, source.rules, document)
+
+
+def _ruled(request: Request, source: Source, rules: Rules, document: Any) -> Event | No:
+    """The event of a request that has proved its sender, as the source's rules want it."""
+    dropped = rules.dropped(request, document)
+    if dropped is not None:
+        return dropped
+    if source.branches:
+        source = source.branches.get(rules.topic_of(request, document), source)
+    event = _event(request, source, document)
+    if rules.redaction is None:
+        return event
+    return rules.redaction.apply(event, document) or errors.NOT_REDACTABLE
 
 
 def _address(seen: Request, source: Source, moment: Moment) -> bytes:

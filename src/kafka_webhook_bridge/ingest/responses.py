@@ -38,6 +38,14 @@ def receipt(
     )  # fmt: skip
 
 
+def dropped(source: bytes, date: bytes, close: bool, *, head: bool = False) -> bytes:
+    """The 200 of a request that the source's filter leaves out: there is no event, and nothing of it was stored."""
+    body = b'{"dropped":true,"source":"%b"}' % source
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
+        len(body), date, _CLOSE if close else _ALIVE, b"" if head else body,
+    )  # fmt: skip
+
+
 def duplicate(source: bytes, first: Durable, date: bytes, close: bool) -> bytes:
     """The 200 of a delivery whose event is durable already, with that event's values."""
     event_id, stored, topic, sha256 = (text.encode() for text in first)

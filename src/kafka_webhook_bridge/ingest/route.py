@@ -26,7 +26,7 @@ class Route:
     __slots__ = (
         "_acked", "_outcomes", "ack", "answer", "bodies_differ", "bucket", "by_outbox", "challenge", "direct",
         "forwarded", "logins", "methods", "name", "off_loop_bytes", "plain", "proof", "received", "source",
-        "suppressed", "suppresses", "table", "topic", "unproven",
+        "suppressed", "suppresses", "table", "topic", "unlisted", "unproven",
     )  # fmt: skip
 
     def __init__(self, source: Source, workers: int, now: float, table: SourceTable, outbox: bool) -> None:
@@ -37,7 +37,7 @@ class Route:
         self.plain = outbox and source.ack == "any" and not self.suppresses
         self.table = table
         self.name = source.name.encode()
-        self.topic = source.topic.encode()
+        self.topic = b"" if source.branches else source.topic.encode()  # empty: each event has its own
         self.logins = Logins(source)
         per_second = source.rate_limit_per_second
         self.bucket = None if per_second is None else TokenBucket(per_second / workers, now)
@@ -61,6 +61,7 @@ class Route:
         self.received = registry.counter("kwb_requests_received_total", source=source.name)
         self.direct = registry.counter("kwb_events_total", source=source.name, path="direct")
         self.by_outbox = registry.counter("kwb_events_total", source=source.name, path="outbox")
+        self.unlisted = registry.counter("kwb_events_unlisted_total", source=source.name) if source.branches else None
         if self.suppresses:
             self.suppressed = registry.counter("kwb_requests_suppressed_total", source=source.name)
             self.bodies_differ = registry.counter("kwb_dedupe_bodies_differ_total", source=source.name)
