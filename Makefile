@@ -71,6 +71,7 @@ bench: $(READY)  ## Measure speed and memory, beside a rival; writes benchmarks/
 	$(BIN)/python benchmarks/archive.py
 	$(BIN)/python benchmarks/relay_drain.py
 	$(BIN)/python benchmarks/replay.py
+	$(BIN)/python benchmarks/verify.py
 	$(BIN)/python benchmarks/outside.py
 
 bench-quick: $(READY)  ## The same in a few minutes, to see whether a change matters

@@ -90,8 +90,8 @@ def answers(data: bytes) -> list[Answer]:
 class Client:
     """One connection. `sent` raises nothing when the other side has closed."""
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), WAIT_S)
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), WAIT_S, (address, 0))
         self.socket.settimeout(WAIT_S)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.kept = b""
@@ -235,8 +235,9 @@ class Serve:
             for name in names
         }
 
-    def open(self) -> Client:
-        return Client(self.port)
+    def open(self, address: str = "127.0.0.1") -> Client:
+        """A connection from an address of this machine."""
+        return Client(self.port, address)
 
     def ask(self, data: bytes) -> Answer:
         """One request on a connection of its own."""

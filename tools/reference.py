@@ -307,7 +307,8 @@ def bridge_yaml_page() -> str:
         "bridge.yaml",
         "`KWB_CONFIG` holds the path of this file, or the YAML itself. Every problem is reported at once, with file, "
         "line and the nearest right word: `kwb config check`.",
-        "`${NAME}` is replaced by an environment variable. `username` and `password` may be `file:/path`. "
+        "`${NAME}` is replaced by an environment variable. `username`, `password`, `secrets` and `params` may be "
+        "`file:/path`. "
         "[bridge.schema.json](bridge.schema.json) is the JSON Schema, for editors.",
     )
     lines += ["```yaml", *inspect.cleandoc(_EXAMPLE).splitlines(), "```", ""]
@@ -331,8 +332,10 @@ def bridge_yaml_page() -> str:
 _EXAMPLE = """
     # yaml-language-server: $schema=bridge.schema.json
     sources:
-      github: {}                          # /github with the bridge's credentials, topic github
-      shop:
+      github:                             # /github, topic github
+        profile: github                   # how GitHub signs, greets and names its events
+        secrets: ["${GITHUB_SECRET}"]     # several while they are rotated
+      shop:                               # with a user name and password of its own
         topic: shop.orders
         username: shop
         password: ${SHOP_PASSWORD}
@@ -396,15 +399,15 @@ HEADERS: dict[str, str] = {
     "ce_specversion": "always `1.0`",
     "ce_id": "the event id, a UUIDv7; its first 48 bits are the time of receipt in milliseconds",
     "ce_source": "`/sources/<source>`",
-    "ce_type": "`webhook.<source>`",
+    "ce_type": "the event's type by the source or its profile (`orders/create`), else `webhook.<source>`",
     "ce_time": "the time inside the event id (RFC 3339, UTC, milliseconds)",
     "content-type": "of the value: the request's own with `raw` (absent where the sender gave none)",
     "kwb_source": "name of the source",
     "kwb_method": "the request's method",
     "kwb_path": "the path as bytes of the request line, undecoded",
     "kwb_query": "what follows `?`, undecoded; absent without a `?`",
-    "kwb_verified": "the scheme that proved the sender: `basic` or `none`",
-    "kwb_covers_body": "`true` where that scheme signs the body, so a consumer can check it again; else `false`",
+    "kwb_verified": "what proved the sender: `hmac-sha256`, `jwt`, `token`, `basic`, `basic+hmac-sha256` …, or `none`",
+    "kwb_covers_body": "`true` where that scheme signs the whole body, so a consumer can check it again; else `false`",
     "kwb_dedupe_key": "digest of source and the sender's own delivery id; absent where none is known",
     "traceparent": "copy of the request's (W3C Trace Context); absent where the sender gave none",
     "kwb_format": "`cloudevents` or `envelope`; absent with `raw`",
@@ -444,9 +447,10 @@ def headers_page() -> str:
         "## Headers of the request",
         "",
         "One record header `http_<name>` per field line, in order: the name in lower case with its hyphens, the value "
-        "as the bytes that came. Signature headers stay, they are the evidence. Left out:",
+        "as the bytes that came. Signature headers stay, they are the evidence; a token that a profile reads from a "
+        "header or the query is `[redacted]`. Left out:",
         "",
-        f"- credentials: {_names(headers.CREDENTIALS)}",
+        f"- credentials: {_names(headers.CREDENTIALS)}; one that a profile calls proof is kept",
         f"- what belongs to the connection: {_names(headers.HOP_BY_HOP)}, `proxy-…`, and what `connection` names",
         "",
         "## An example",

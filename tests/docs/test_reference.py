@@ -68,6 +68,7 @@ def test_the_example_of_bridge_yaml_loads() -> None:
         "WEBHOOK_USERNAME": "u",
         "WEBHOOK_PASSWORD": "p",
         "SHOP_PASSWORD": "s",
+        "GITHUB_SECRET": "g",
         "KWB_CONFIG": reference.example(),
     }
     names = [source.name for source in load_sources(load_settings(environ), environ).all()]

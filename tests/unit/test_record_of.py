@@ -33,11 +33,11 @@ targets = st.text([chr(c) for c in range(0x21, 0x7F) if chr(c) not in "?#"], max
 )
 
 
-def source(format: Format) -> Source:
+def source(format: Format, proofs: frozenset[bytes] = frozenset()) -> Source:
     return Source(
         topic="shop.events", methods=frozenset({b"POST"}), allow=b"POST", body_bytes_max=1024**2, auth="none",
         credentials=(), format=format, key=None, needs_json=False, content_encoding_opaque=False,
-        rate_limit_per_second=None, index_json=True, **named("shop"),
+        rate_limit_per_second=None, index_json=True, **named("shop"), proof_headers=proofs,
     )  # fmt: skip
 
 
@@ -70,9 +70,11 @@ def test_rule_15_a_row_gives_back_its_record_to_the_byte(
     covers, deduped, indexed = flags
     request = Request(b"POST", *target, lines, body, "127.0.0.1")
     at_ms = ids.time_ms(uuid.UUID(EVENT_ID))
-    dedupe_key = "0" * 64 if deduped else None
-    event = Event(EVENT_ID, at_ms, source(format), request, kind, key, verified, covers, dedupe_key, altered)
+    proofs = frozenset({b"cookie"} if deduped else ())
+    of, dedupe_key = source(format, proofs), "0" * 64 if deduped else None
+    event = Event(EVENT_ID, at_ms, of, request, kind, key, verified, covers, dedupe_key, altered)
     record = formats.encode(event)
+    assert deduped or not any(name == "http_cookie" for name, _ in record.headers)
     row = row_of(record, indexed=indexed)
     again = record_of(row)
     assert again == record

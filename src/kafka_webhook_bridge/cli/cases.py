@@ -13,10 +13,28 @@ LINE_BYTES_MAX = 16 * 1024**2
 INVALID = "input.invalid"
 
 
-def judge_lines(stream: BinaryIO, catalog: Catalog, clock: Callable[[], float], write: Callable[[str], None]) -> None:
-    """Writes the verdict on each line of `stream`, in order; `clock` is for cases without `now`. No line raises."""
-    for line in bounded_lines(stream):
-        write(_dumps(judge_line(line, catalog, clock)))
+def judge_lines(
+    stream: BinaryIO,
+    catalog: Catalog,
+    clock: Callable[[], float],
+    write: Callable[[str], None],
+    fault: Callable[[str], None],
+) -> int:
+    """Writes the verdict on each line of `stream`, in order; `clock` is for cases without `now`.
+
+    A fault of the engine itself is no reason to leave the lines behind it without an answer: it is answered as input
+    that cannot be read, and told by `fault`. Gives the number of faults.
+    """
+    faults = 0
+    for number, line in enumerate(bounded_lines(stream), 1):
+        try:
+            answer = judge_line(line, catalog, clock)
+        except Exception as error:
+            faults += 1
+            fault(f"line {number}: a fault of the engine: {type(error).__name__}: {error}")
+            answer = {"id": None, "verified": False, "code": INVALID}
+        write(_dumps(answer))
+    return faults
 
 
 def bounded_lines(stream: BinaryIO) -> Iterator[bytes | None]:

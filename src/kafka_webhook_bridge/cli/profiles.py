@@ -44,6 +44,7 @@ def show_profile(name: str, paths: Sequence[Path], out: Output) -> None:
     from kafka_webhook_bridge.sources.catalog import UnknownProfile
     from kafka_webhook_bridge.sources.profile import EVIDENCE
     from kafka_webhook_bridge.sources.prose import facts, snippet
+    from kafka_webhook_bridge.sources.samples import has_samples, samples_of
 
     try:
         profile = _catalog(paths).load(name)
@@ -52,9 +53,11 @@ def show_profile(name: str, paths: Sequence[Path], out: Output) -> None:
         out.say(f"{str(error)[:1].upper()}{str(error)[1:]}.".replace("?.", "?"))
         raise typer.Exit(FOUND_PROBLEM) from None
     checked, source = [(what, _plain(words)) for what, words in facts(profile)], list(snippet(profile))
+    events = [sample.type for sample in samples_of(profile)] if has_samples(profile) else []
     out.data(
         {
             **_row(profile),
+            "events": events,
             "note": profile.note,
             "docs": profile.docs,
             "sources": profile.sources,
@@ -77,6 +80,8 @@ def show_profile(name: str, paths: Sequence[Path], out: Output) -> None:
     out.say("In bridge.yaml:")
     for line in source:
         out.say(f"  {line}")
+    out.say(f"Try it with `kwb send SOURCE`{', or --event ' + ', '.join(events) if events else ''}; any other")
+    out.say(f"receiver with `kwb send ADDRESS --profile {name}`.")
 
 
 def _catalog(paths: Sequence[Path]) -> Catalog:

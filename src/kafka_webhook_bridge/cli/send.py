@@ -1,47 +1,63 @@
-"""`kwb send`: test webhooks at a rate, with a latency table, counts and receipts."""
+"""`kwb send`: test webhooks at a rate, signed as a sender signs them, with a latency table, counts and receipts."""
 
 from __future__ import annotations
 
 import contextlib
 import re
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kafka_webhook_bridge.cli.messages import TOKEN
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
 from kafka_webhook_bridge.errors import UsageError
 
 if TYPE_CHECKING:
+    from kafka_webhook_bridge.cli.messages import Messages, Place
     from kafka_webhook_bridge.cli.openloop import Answer, Load, Message, Plan, Target
+    from kafka_webhook_bridge.cli.simulator import Faults, Outcomes, SignedMessages, Signing
     from kafka_webhook_bridge.receipts import ReceiptsFile
     from kafka_webhook_bridge.settings import Settings
 
 DURATION_S = 10.0  # of a rate without --duration or --count
 CONNECTIONS = 64  # for a rate
 CONNECTIONS_MAX = 10_000
-SIZE_BYTES_MIN = 128
-SIZE_BYTES_MAX = 64 * 1024**2
 _REFRESH_S = 0.1
-_ID_BYTES = 19
-_BODILESS = frozenset({"GET", "HEAD", "OPTIONS"})
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, 5.6.2
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
-_CONTENT_TYPES = {
-    ".json": "application/json",
-    ".xml": "application/xml",
-    ".form": "application/x-www-form-urlencoded",
-    ".txt": "text/plain; charset=utf-8",
-}
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%)?")
 
 
 def register(app: typer.Typer) -> None:
     @app.command()
     def send(
-        source: Annotated[str, typer.Argument(help="Name of the source, the first part of the path.")],
+        source: Annotated[str, typer.Argument(help="Name of the source, or a whole address.")],
         url: Annotated[str, typer.Option(help="The bridge. Default: where the settings say that it listens.")] = "",
+        profile: Annotated[
+            str, typer.Option("--profile", "-p", help="Sign as this profile's sender. Default: by bridge.yaml.")
+        ] = "",
+        event: Annotated[
+            list[str] | None, typer.Option(help="Event type; repeatable. Default: all there are bodies of, in turn.")
+        ] = None,
+        secret_env: Annotated[str, typer.Option(help="Variable that holds the secret.", metavar="NAME")] = "",
+        secret_file: Annotated[
+            str, typer.Option(help="File with the secret or private key; made if it is not there.")
+        ] = "",
+        param: Annotated[
+            list[str] | None, typer.Option(help="Parameter of the profile, NAME=VALUE; repeatable.")
+        ] = None,
+        public_url: Annotated[
+            str, typer.Option(help="Address that signatures cover. Default: by bridge.yaml, else where it is sent.")
+        ] = "",
+        bad_signature: Annotated[str, typer.Option(help="Share signed with another key, such as 1%.")] = "",
+        stale: Annotated[str, typer.Option(help="Share signed before the profile's window.")] = "",
+        duplicates: Annotated[str, typer.Option(help="Share that repeats the request before.")] = "",
+        catalog: Annotated[
+            list[Path] | None, typer.Option(help="File or folder of profiles of your own; repeatable.")
+        ] = None,
         rate: Annotated[str, typer.Option(help="Requests per second, whatever the answers (500 or 500/s).")] = "",
         duration: Annotated[str, typer.Option(help="How long to send: 30s, 2m. With --rate the default is 10s.")] = "",
         count: Annotated[int | None, typer.Option(min=1, help="How many to send. Default without a rate: 1.")] = None,
@@ -65,20 +81,27 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Send test webhooks and report latency and receipts.
 
-        Basic credentials come from WEBHOOK_USERNAME and WEBHOOK_PASSWORD (`. .kwb/env` after `kwb up`).
+        A source of bridge.yaml that has a profile is sent what its sender would send, signed with its secret; with
+        --profile any address is. Without a secret one is made for the run, and shown; --secret-file keeps it.
+        Basic credentials come from WEBHOOK_USERNAME and WEBHOOK_PASSWORD (`. .kwb/env` after `kwb up`), and go to
+        sources without a profile alone.
         With --rate the load is open: a request counts from the moment it was due. Without, each next one is due when a
-        connection is free. Ctrl-C ends early and still reports. Exit code 1 when anything was not answered 2xx.
+        connection is free. Ctrl-C ends early and still reports. Exit code 1 when anything was not answered as it should
+        be: 2xx, but 4xx where the signature is wrong.
         """
-        from kafka_webhook_bridge.cli.openloop import Plan, parse_url
+        from kafka_webhook_bridge.cli.messages import Messages, is_url, login_of, place_of
+        from kafka_webhook_bridge.cli.openloop import Plan
         from kafka_webhook_bridge.settings import load_settings
 
         if arrivals not in {"poisson", "fixed"}:
             raise UsageError(f"--arrivals {arrivals} is neither poisson nor fixed")
-        if not _TOKEN.fullmatch(method):
+        if not TOKEN.fullmatch(method):
             raise UsageError(f"--method {method!r} is not a method")
         if body and size:
             raise UsageError("--body and --size exclude each other")
-        settings = load_settings()
+        if is_url(source) and url:
+            raise UsageError("--url names the bridge of a source; an address stands for itself")
+        settings, out = load_settings(), Output(json)
         per_second = _rate(rate) if rate else None
         duration_s = _duration("--duration", duration) if duration else None
         if duration_s is None and count is None:
@@ -91,13 +114,36 @@ def register(app: typer.Typer) -> None:
             connections=connections or (CONNECTIONS if per_second else 1),
             timeout_s=_duration("--timeout", timeout),
         )
-        target = parse_url(url or settings.ingest.url, ca)
-        messages = Messages(
-            target, source, settings, method=method.upper(), path=path, headers=header or [],
-            content_type=content_type, body=body, size=size,
-        )  # fmt: skip
-        out = Output(json)
-        report = Report(source, target.url + messages.path, single=count == 1, journal=None)
+        place = place_of(source, url or settings.ingest.url, path, ca)
+        faults = _faults(bad_signature, stale, duplicates)
+        signing, login = _signing(
+            source, place, settings, profile, secret_env, secret_file, param, public_url, catalog or []
+        )
+        shared: dict[str, Any] = {"method": method.upper(), "headers": header or [], "content_type": content_type}
+        messages: Messages | SignedMessages
+        outcomes = None
+        if signing is None:
+            _refuse_without_profile(
+                {"--event": event, "--secret-env": secret_env, "--secret-file": secret_file, "--param": param,
+                 "--public-url": public_url, "--bad-signature": bad_signature, "--stale": stale,
+                 "--duplicates": duplicates},
+            )  # fmt: skip
+            messages = Messages(
+                place, login="" if is_url(source) else login_of(settings), body=body, size=size, **shared
+            )
+        else:
+            from kafka_webhook_bridge.cli.simulator import Outcomes, SignedMessages
+
+            if size:
+                raise UsageError("--size is for bodies without a profile", hint="--body sends any body, signed.")
+            if signing.made and secret_file:
+                _show_made(out, signing, secret_file)
+                return
+            messages = SignedMessages(place, signing, faults, login=login, body=body, events=event or [], **shared)
+            outcomes = Outcomes(messages.kinds)
+            if signing.made:
+                _tell_made(out, signing)
+        report = Report(source, place.url, single=count == 1, journal=None, signing=signing, outcomes=outcomes)
         with contextlib.ExitStack() as stack:
             if receipts is not None:
                 from kafka_webhook_bridge.receipts import ReceiptsFile
@@ -105,13 +151,96 @@ def register(app: typer.Typer) -> None:
                 report.journal = stack.enter_context(
                     ReceiptsFile(receipts, run=messages.run, source=source, url=report.url)
                 )
-            load = _run(target, plan, messages, report, progress=not json and count != 1 and sys.stderr.isatty())
+            load = _run(place.target, plan, messages, report, progress=not json and count != 1 and sys.stderr.isatty())
         report.show(out, load)
-        if not report.all_accepted(load):
+        if not report.all_as_expected(load):
             raise typer.Exit(FOUND_PROBLEM)
 
 
-def _run(target: Target, plan: Plan, messages: Messages, report: Report, *, progress: bool) -> Load:
+def _signing(
+    source: str,
+    place: Place,
+    settings: Settings,
+    profile: str,
+    secret_env: str,
+    secret_file: str,
+    param: list[str] | None,
+    public_url: str,
+    catalogs: list[Path],
+) -> tuple[Signing | None, str]:
+    """Who signs, and the Basic credentials beside it; None where nobody does."""
+    from kafka_webhook_bridge.cli.messages import is_url, login_of
+    from kafka_webhook_bridge.cli.simulator import Signing, of_source, own_key, signed_address
+    from kafka_webhook_bridge.cli.verify import catalog_of, params_of, profile_of
+
+    params = params_of(param)
+    base, path = signed_address(public_url, place)
+    if profile:
+        row = profile_of(profile, catalog_of(catalogs))
+        identity, made = own_key(row.verify, secret_env, secret_file, params)
+        return Signing(row, row.verify, identity, base, path, made), ""
+    if is_url(source) or not settings.bridge.config.strip():
+        return None, ""
+    from kafka_webhook_bridge.sources.sender import has_profile, load_senders
+
+    if not has_profile(settings, source):
+        return None, ""
+    _, senders = load_senders()
+    sender = senders[source]._replace(params={**senders[source].params, **params})
+    if sender.public is not None and not public_url:
+        rest = place.path.partition("?")[0].removeprefix(f"/{source}")
+        base, path = sender.public.base.decode(), sender.public.path.decode() + rest
+    identity, made = of_source(sender, secret_file, secret_env)
+    login = login_of(settings) if sender.login else ""
+    return Signing(sender.profile, sender.row, identity, base, path, made), login
+
+
+def _faults(bad_signature: str, stale: str, duplicates: str) -> Faults:
+    from kafka_webhook_bridge.cli.simulator import Faults
+
+    shares = [
+        _share(option, text) if text else Fraction()
+        for option, text in (("--bad-signature", bad_signature), ("--stale", stale), ("--duplicates", duplicates))
+    ]
+    if sum(shares) > 1:
+        raise UsageError("--bad-signature, --stale and --duplicates are more than all requests together")
+    return Faults(*shares)
+
+
+def _refuse_without_profile(options: dict[str, Any]) -> None:
+    given = [name for name, value in options.items() if value]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: only a profile signs",
+            hint="--profile NAME (`kwb sources profiles` lists them), or `profile:` of the source in bridge.yaml.",
+        )
+
+
+def _show_made(out: Output, signing: Signing, file: str) -> None:
+    from kafka_webhook_bridge.cli.simulator import to_configure
+
+    facts = to_configure(signing)
+    out.data({"made": file, "configure": facts})
+    out.say(f"{file} is new, and nothing was sent yet. Give the receiver this, then send again:", "bold")
+    _say_configure(out.say, facts)
+
+
+def _tell_made(out: Output, signing: Signing) -> None:
+    from kafka_webhook_bridge.cli.simulator import to_configure
+
+    out.note("The key is made for this run alone (--secret-file keeps one); the receiver has to know:")
+    _say_configure(out.note, to_configure(signing))
+
+
+def _say_configure(say: Any, facts: dict[str, Any]) -> None:
+    import json
+
+    for name, value in facts.items():
+        text = value if isinstance(value, str) else json.dumps(value, indent=2)
+        say(f"  {name}: {text}" if "\n" not in text else f"  {name}:\n{text}")
+
+
+def _run(target: Target, plan: Plan, messages: Messages | SignedMessages, report: Report, *, progress: bool) -> Load:
     import asyncio
     import signal
 
@@ -163,148 +292,6 @@ async def _progress(load: Load, plan: Plan, report: Report) -> None:
             await asyncio.sleep(_REFRESH_S)
 
 
-# ---- what is sent ----------------------------------------------------------------------------------------------------
-
-
-class Messages:
-    """Makes the requests: all alike but for the id in bodies that are made here."""
-
-    def __init__(
-        self,
-        target: Target,
-        source: str,
-        settings: Settings,
-        *,
-        method: str,
-        path: str,
-        headers: list[str],
-        content_type: str,
-        body: str,
-        size: str,
-    ) -> None:
-        import secrets
-
-        from kafka_webhook_bridge.cli.openloop import Message
-
-        self._message = Message
-        self.run = secrets.token_hex(4)
-        self.method = method
-        self.path = _path(source, path)
-        self._fixed: tuple[bytes, str] | None = None
-        self._before, self._after = b"", b""
-        if body or method in _BODILESS:
-            data = _read(body) if body else b""
-            length, guess = len(data), _content_type(body, data) if body else ""
-        else:
-            self._before, self._after = _template(_size(size))
-            length, guess, data = len(self._before) + _ID_BYTES + len(self._after), "application/json", None
-        head = self._head(target, settings, headers, content_type or guess, length)
-        if data is not None:
-            self._fixed = head + data, _sha256(data)
-        self._start = head
-
-    def make(self, seq: int) -> Message:
-        """Request number `seq`."""
-        request_id = f"{self.run}-{seq:010d}"
-        if self._fixed:
-            return self._message(request_id, *self._fixed)
-        body = self._before + request_id.encode() + self._after
-        return self._message(request_id, self._start + body, _sha256(body))
-
-    def _head(self, target: Target, settings: Settings, headers: list[str], content_type: str, length: int) -> bytes:
-        from base64 import b64encode
-
-        from kafka_webhook_bridge import __version__
-
-        lines = {"host": ("Host", target.authority), "user-agent": ("User-Agent", f"kwb-send/{__version__}")}
-        lines["accept"] = ("Accept", "*/*")
-        if content_type:
-            lines["content-type"] = ("Content-Type", _value("--content-type", content_type))
-        if settings.bridge.username or settings.bridge.password:
-            password = settings.bridge.password.get_secret_value() if settings.bridge.password else ""
-            login = b64encode(f"{settings.bridge.username}:{password}".encode()).decode()
-            lines["authorization"] = ("Authorization", f"Basic {login}")
-        own = [_header(header) for header in headers]
-        for name, _ in own:
-            lines.pop(name.lower(), None)
-        text = "".join(f"{name}: {value}\r\n" for name, value in [*lines.values(), *own])
-        if length or self.method not in _BODILESS:
-            text += f"Content-Length: {length}\r\n"
-        return f"{self.method} {target.prefix}{self.path} HTTP/1.1\r\n{text}\r\n".encode()
-
-
-def _template(size: int) -> tuple[bytes, bytes]:
-    """What stands before and after the id in a made body of `size` bytes."""
-    before = b'{"id":"'
-    after = b'","type":"kwb.test","order":{"number":"A-10042","currency":"EUR","total":"129.90"},"padding":"'
-    end = b'"}'
-    return before, after + b"." * (size - len(before) - _ID_BYTES - len(after) - len(end)) + end
-
-
-def _read(body: str) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if body == "-" else Path(body).read_bytes()
-    except OSError as error:
-        raise UsageError(f"--body {body}: {error.strerror}") from None
-
-
-def _sha256(body: bytes) -> str:
-    import hashlib
-
-    return hashlib.sha256(body).hexdigest()
-
-
-def _content_type(name: str, body: bytes) -> str:
-    known = _CONTENT_TYPES.get(Path(name).suffix.lower())
-    return known or ("application/json" if body.lstrip()[:1] in {b"{", b"["} else "application/octet-stream")
-
-
-def _path(source: str, rest: str) -> str:
-    from urllib.parse import quote
-
-    if rest and rest[0] not in "/?":
-        rest = "/" + rest
-    if not rest.isascii() or not rest.isprintable() or " " in rest or "#" in rest:
-        raise UsageError(f"--path {rest!r} has bytes that a request target cannot have", hint="Percent-encode them.")
-    return "/" + quote(source, safe="") + rest
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    name = name.strip()
-    if not colon or not _TOKEN.fullmatch(name):
-        raise UsageError("--header takes 'Name: value'")
-    if name.lower() == "authorization":
-        raise UsageError(
-            "credentials are not taken from the command line",
-            hint="Set WEBHOOK_USERNAME and WEBHOOK_PASSWORD in the environment.",
-        )
-    if name.lower() in {"content-length", "transfer-encoding", "connection"}:
-        raise UsageError(f"{name} is this command's own")
-    return name, _value(f"--header {name}", value.strip())
-
-
-def _value(option: str, text: str) -> str:
-    if any(c in text for c in "\r\n\0"):
-        raise UsageError(f"{option}: a value cannot have line ends")
-    return text
-
-
-def _size(text: str) -> int:
-    from kafka_webhook_bridge.texts import parse_size
-
-    try:
-        size = parse_size(text or "1KiB")
-    except ValueError as error:
-        raise UsageError(f"--size: {error}") from None
-    if not SIZE_BYTES_MIN <= size <= SIZE_BYTES_MAX:
-        raise UsageError(
-            f"--size {text}: between {SIZE_BYTES_MIN} bytes and {SIZE_BYTES_MAX >> 20} MiB",
-            hint="A made body has an id in it; --body sends any bytes.",
-        )
-    return size
-
-
 def _rate(text: str) -> float:
     try:
         rate = float(text.removesuffix("/s").replace("_", ""))
@@ -323,14 +310,32 @@ def _duration(option: str, text: str) -> float:
     return seconds
 
 
+def _share(option: str, text: str) -> Fraction:
+    match = _SHARE.fullmatch(text.strip())
+    share = Fraction(match[1]) / (100 if match[2] else 1) if match else Fraction(-1)
+    if not 0 <= share <= 1:
+        raise UsageError(f"{option} {text}: a share of all requests, for example 1% or 0.01")
+    return share
+
+
 # ---- what came of it -------------------------------------------------------------------------------------------------
 
 
 class Report:
     """Hears of every request; counts, journals, and tells at the end."""
 
-    def __init__(self, source: str, url: str, *, single: bool, journal: ReceiptsFile | None) -> None:
+    def __init__(
+        self,
+        source: str,
+        url: str,
+        *,
+        single: bool,
+        journal: ReceiptsFile | None,
+        signing: Signing | None = None,
+        outcomes: Outcomes | None = None,
+    ) -> None:
         self.source, self.url, self.journal = source, url, journal
+        self._signing, self._outcomes = signing, outcomes
         self.accepted = 0
         self._single = single
         self._answer: dict[str, Any] | None = None
@@ -350,6 +355,8 @@ class Report:
 
     def answered(self, answer: Answer) -> None:
         found = _object(answer.body)
+        if self._outcomes:
+            self._outcomes.answered(answer.seq, answer.status)
         if answer.status:
             _count(self._status, str(answer.status))
         else:
@@ -366,8 +373,12 @@ class Report:
         if self.journal:
             self.journal.ended(answer.seq, answer.status, found, answer.reason)
 
-    def all_accepted(self, load: Load) -> bool:
-        return self.accepted == load.sent and not load.unsent and load.sent > 0
+    def all_as_expected(self, load: Load) -> bool:
+        """Whether every request was accepted, but for the wrong ones, which were refused."""
+        expected = self.accepted
+        if self._outcomes:
+            expected += self._outcomes.refused_rightly - self._outcomes.accepted_wrongly
+        return expected == load.sent and not load.unsent and load.sent > 0
 
     def facts(self, load: Load) -> dict[str, Any]:
         """The whole result, as `--json` shows it."""
@@ -390,6 +401,13 @@ class Report:
             "latency_ms": load.latencies.milliseconds(),
             "lateness_ms": load.lateness.milliseconds(),
         }
+        if self._signing and self._outcomes:
+            from kafka_webhook_bridge.cli.simulator import to_configure
+
+            facts["profile"] = self._signing.profile.name
+            facts["wrong"] = self._outcomes.counts
+            if self._signing.made:
+                facts["configure"] = to_configure(self._signing)
         if self.journal:
             facts["receipts"] = self.journal.counts
         if self._single:
@@ -406,8 +424,22 @@ class Report:
         if self.journal:
             counts = self.journal.counts
             out.note(f"receipts: {counts['ok']:,} ok, {counts['fail']:,} refused, {counts['info']:,} unknown")
-        if "401" in self._status:
+        if self._outcomes:
+            self._show_outcomes(out, self._outcomes)
+        elif "401" in self._status:
             out.note("Credentials come from WEBHOOK_USERNAME and WEBHOOK_PASSWORD; `kwb up` wrote them: . .kwb/env")
+
+    def _show_outcomes(self, out: Output, outcomes: Outcomes) -> None:
+        rows = [
+            (kind.replace("_", " "), *(f"{counts[fate]:,}" for fate in ("sent", "accepted", "refused", "other")))
+            for kind, counts in outcomes.counts.items()
+        ]
+        if rows:
+            out.table(("of these", "sent", "accepted", "refused", "other"), rows)
+        if outcomes.accepted_wrongly:
+            out.say(f"{outcomes.accepted_wrongly:,} with a wrong signature were accepted", "red")
+        elif "401" in self._status and not outcomes.refused_rightly:
+            out.note("The receiver has another secret, or another profile: `kwb verify` says why.")
 
     def _show_one(self, out: Output, facts: dict[str, Any]) -> None:
         for status in self._status:

@@ -113,9 +113,11 @@ def show_source(name: str, out: Output) -> None:
         [
             ("topic", facts["topic"]),
             ("authentication", _login(facts)),
+            ("proof", _proof(facts)),
             ("methods", ", ".join(facts["methods"])),
             ("largest body", _size(facts["body_bytes_max"])),
             ("format", facts["format"]),
+            ("event type", facts["type"]),
             ("partition key", facts["key"]),
             ("answers 2xx", _ACKS[facts["ack"]]),
             ("order", "kept" if facts["ordering"] == "strict" else "not kept"),
@@ -145,7 +147,8 @@ def _facts(source: Source, settings: Settings, table: SourceTable) -> dict[str, 
     if prefix[0].isdigit():  # no variable begins with one
         prefix = f"SOURCE_{prefix}"
     variables = [f"{prefix}_USERNAME", f"{prefix}_PASSWORD"] if source.auth == "basic" else []
-    url = f"{table.public_url or _address(settings)}/{source.name}"
+    here = f"{table.public_url or _address(settings)}/{source.name}"
+    url = (source.public.base + source.public.path).decode() if source.public else here
     facts = describe(source)
     del facts["credentials"]
     return {
@@ -154,7 +157,7 @@ def _facts(source: Source, settings: Settings, table: SourceTable) -> dict[str, 
         "open": source.open,
         "url": url,
         "variables": variables,
-        "try": _curl(url, facts["methods"], _login_word(variables)),
+        "try": f"kwb send {source.name}" if source.proof else _curl(url, facts["methods"], _login_word(variables)),
     }
 
 
@@ -163,7 +166,10 @@ def example(table: SourceTable, settings: Settings, url: str, login: str) -> tup
 
     `login` are the bridge's own credentials, as curl takes them.
     """
-    source = table.get("demo") or table.open_source("demo") or table.all()[0]
+    plain = next((source for source in table.all() if source.proof is None), None)
+    source = table.get("demo") or table.open_source("demo") or plain or table.all()[0]
+    if source.proof is not None:
+        return f"kwb send {source.name}", source.topic
     facts = _facts(source, settings, table)
     word = _login_word(facts["variables"]) if facts["own_credentials"] or not facts["variables"] else shlex.quote(login)
     return _curl(f"{url}/{source.name}", facts["methods"], word), source.topic
@@ -211,9 +217,18 @@ def _rule_words(rule: dict[str, Any] | None) -> str:
 
 
 def _login(facts: dict[str, Any]) -> str:
-    if facts["auth"] == "none":
-        return "none: anybody may send"
-    return "Basic, its own" if facts["own_credentials"] else "Basic, the bridge's"
+    basic = "Basic, its own" if facts["own_credentials"] else "Basic, the bridge's"
+    if facts["profile"] is not None:
+        return f"{facts['profile']}" + ("" if facts["auth"] == "none" else f", and {basic}")
+    return "none: anybody may send" if facts["auth"] == "none" else basic
+
+
+def _proof(facts: dict[str, Any]) -> str | None:
+    if facts["profile"] is None:
+        return None
+    covers = "the body is signed" if facts["covers_body"] else "the body is not signed"
+    secrets = f"; {facts['secrets']} secrets count" if facts["secrets"] > 1 else ""
+    return f"{facts['verified']}: {covers}{secrets}"
 
 
 def _duplicates(facts: dict[str, Any]) -> str:

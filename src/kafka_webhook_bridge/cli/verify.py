@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -61,12 +62,12 @@ def register(app: typer.Typer) -> None:
         "certs"}, and each answer {"id", "verified", "code"}; that needs no settings.
         """
         if jsonl:
-            _judge_lines(request, _catalog(catalog))
+            _judge_lines(request, catalog_of(catalog))
             return
         out = Output(json=json)
         case = _examined(
-            _read(request), profile, source, _secrets(secret_env, secret_file), _params(param), url, jwks, cert or [],
-            at, _catalog(catalog),
+            _read(request), profile, source, _secrets(secret_env, secret_file), params_of(param), url, jwks, cert or [],
+            at, catalog_of(catalog),
         )  # fmt: skip
         found, diagnosis = case
         show(out, found, diagnosis)
@@ -81,11 +82,9 @@ def _judge_lines(name: str, catalog: Catalog) -> None:
     from kafka_webhook_bridge.cli.cases import judge_lines
 
     out = Output()
-    if name == "-":
-        judge_lines(sys.stdin.buffer, catalog, time.time, out.write)
-        return
-    with _opened(name) as stream:
-        judge_lines(stream, catalog, time.time, out.write)
+    with contextlib.nullcontext(sys.stdin.buffer) if name == "-" else _opened(name) as stream:
+        if judge_lines(stream, catalog, time.time, out.write, out.note):
+            raise typer.Exit(FOUND_PROBLEM)
 
 
 def _opened(name: str) -> BinaryIO:
@@ -137,7 +136,7 @@ def _examined(
             if path.split(b"/")[1:2] == [source.encode()]:
                 request = request._replace(path=sender.public.path + path[len(source) + 1 :])
     else:
-        row = _profile(profile or case.profile, catalog)
+        row = profile_of(profile or case.profile, catalog)
         table = row.verify
         secrets = {**_numbered(case.secrets, "secret {}"), **secrets}
     if url:
@@ -197,7 +196,8 @@ def _read(name: str) -> bytes:
     return data
 
 
-def _profile(name: str, catalog: Catalog) -> Profile:
+def profile_of(name: str, catalog: Catalog) -> Profile:
+    """The profile of --profile. Raises UsageError."""
     from kafka_webhook_bridge.sources.catalog import UnknownProfile
 
     if not name:
@@ -211,7 +211,8 @@ def _profile(name: str, catalog: Catalog) -> Profile:
         raise UsageError(str(error)) from None
 
 
-def _catalog(paths: list[Path] | None) -> Catalog:
+def catalog_of(paths: list[Path] | None) -> Catalog:
+    """The packaged profiles and those of --catalog. Raises ConfigError."""
     from kafka_webhook_bridge.errors import ConfigError
     from kafka_webhook_bridge.sources.catalog import Catalog
 
@@ -244,7 +245,8 @@ def _numbered(secrets: Any, label: str) -> dict[str, str]:
     return {label.format(number): secret for number, secret in enumerate(secrets, 1)}
 
 
-def _params(pairs: list[str] | None) -> dict[str, str]:
+def params_of(pairs: list[str] | None) -> dict[str, str]:
+    """What --param gives. Raises UsageError."""
     found = {}
     for pair in pairs or []:
         name, mark, value = pair.partition("=")

@@ -78,8 +78,7 @@ def rfc3339(ms: int) -> bytes:
 def request_headers(event: Event) -> tuple[Headers, bytes | None, bytes | None]:
     """The kept `http_…` headers in order, the request's Content-Type and its traceparent (first one each, or None)."""
     spellings = _spellings
-    proof = event.source.proof
-    proofs = proof.places.kept if proof is not None else None
+    proofs = event.source.proof_headers
     kept: Headers = []
     content_type = traceparent = connection = None
     for name, value in event.request.headers:

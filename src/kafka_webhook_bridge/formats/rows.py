@@ -15,7 +15,7 @@ import contextlib
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
@@ -288,6 +288,13 @@ class RowMaker:
         return self._indexed.setdefault(source, self._index_json(source))
 
 
+class _Every:
+    """Holds every name: what stands in a row was kept when its record was made."""
+
+    def __contains__(self, name: object) -> bool:
+        return True
+
+
 class _Sender(NamedTuple):
     """What `formats.encode` needs of a source, for one that may no longer be configured."""
 
@@ -298,6 +305,7 @@ class _Sender(NamedTuple):
     name_bytes: bytes
     default_type: str = ""
     default_type_bytes: bytes = b""
+    proof_headers: Container[bytes] = _Every()
 
 
 _OWN_TYPES = {b"cloudevents": cloudevents.CONTENT_TYPE, b"envelope": envelope.CONTENT_TYPE}

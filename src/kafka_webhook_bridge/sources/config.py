@@ -225,6 +225,7 @@ class _Builder:
             answer=_answer(model, profile),
             proof=proof,
             public=public,
+            proof_headers=frozenset() if proof is None else proof.places.kept,
             rules=rules,
         )
         return with_branches(source, model)

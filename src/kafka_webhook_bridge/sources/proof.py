@@ -107,6 +107,7 @@ class Resolver:
             verifier,
             len(secrets),
             model.params,
+            tuple(name for name in profile.setup.params if name not in model.params),
             places_of(row, profile.headers),
             None if profile.event.decode is None else compile_decode(profile.event.decode, secrets),
             None if public is None or public.path == f"/{name}".encode() else public.path,
@@ -140,6 +141,9 @@ class Resolver:
                 )
                 self._say(path, "verify", what)
                 return None
+            if model.verify.get("scheme", row.scheme) != row.scheme:
+                self._say((*path, "verify"), "scheme", f"the scheme of {profile.name} is {row.scheme}")
+                return None
             table = _merged(row.model_dump(by_alias=True, exclude_unset=True), model.verify)
             try:
                 row = parse_verify(table)
@@ -148,9 +152,6 @@ class Resolver:
                     if error["loc"][:1] == (row.scheme,):
                         error["loc"] = error["loc"][1:]
                     self._document.problem(*explain(type(row), (*path, "verify"), error))
-                return None
-            if row.scheme != profile.verify.scheme:
-                self._say((*path, "verify"), "scheme", f"the scheme of {profile.name} is {profile.verify.scheme}")
                 return None
         return self._windowed(path, model, profile, row)
 

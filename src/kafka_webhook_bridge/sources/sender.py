@@ -17,13 +17,16 @@ from kafka_webhook_bridge.sources.config import load_configuration
 from kafka_webhook_bridge.sources.document import parse_document
 from kafka_webhook_bridge.sources.model import BridgeModel
 from kafka_webhook_bridge.sources.profile import Profile
-from kafka_webhook_bridge.sources.proof import NoKeys, Resolver, public_of
+from kafka_webhook_bridge.sources.proof import NoKeys, Resolver, asks_login, public_of
 from kafka_webhook_bridge.sources.source import Public
 from kafka_webhook_bridge.sources.verify import Verify
 
 
 class Sender(NamedTuple):
-    """What one configured sender signs with. `row` is the profile's `verify` as the source changes it."""
+    """What one configured sender signs with.
+
+    `row` is the profile's `verify` as the source changes it; `login` tells that it asks for Basic credentials, too.
+    """
 
     name: str
     profile: Profile
@@ -31,6 +34,7 @@ class Sender(NamedTuple):
     secrets: list[str]
     params: Mapping[str, str]
     public: Public | None
+    login: bool
 
 
 def load_senders(environ: Mapping[str, str] | None = None) -> tuple[Settings, dict[str, Sender]]:
@@ -49,8 +53,20 @@ def load_senders(environ: Mapping[str, str] | None = None) -> tuple[Settings, di
         assert row is not None  # else the configuration had not been taken
         secrets = [secret.get_secret_value() for secret in model.secrets]
         public = public_of(source, model.public_url, bridge.public_url)
-        found[source] = Sender(source, profile, row, secrets, model.params, public)
+        found[source] = Sender(source, profile, row, secrets, model.params, public, asks_login(model))
     return settings, found
+
+
+def has_profile(settings: Settings, source: str) -> bool:
+    """Whether bridge.yaml gives this source a profile, as far as can be told without secrets."""
+    try:
+        name, text = read_configuration(settings.bridge.config)
+    except (OSError, ValueError):
+        return False
+    data = parse_document(name, text, lambda value: value).data
+    sources = data.get("sources") if isinstance(data, dict) else None
+    facts = sources.get(source) if isinstance(sources, dict) else None
+    return isinstance(facts, dict) and facts.get("profile") is not None
 
 
 def load_catalog(settings: Settings, bridge: BridgeModel) -> Catalog:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypedDict
 
@@ -49,16 +49,17 @@ class Answer:
 class Proof:
     """How the requests of a source prove their sender: its profile, resolved.
 
-    `secrets` is how many there are; `params` are the operator's, by name; `places` hold credentials; `decode` leads to
-    what type and key are read of (None: the body is JSON); `path` stands for `/<name>` where the sender knows another
-    (None: it does not); `greets` are the methods of the hand-shakes; `refused_status` answers a wrong proof;
-    `challenge` is the WWW-Authenticate of a 401.
+    `secrets` is how many there are; `params` are the operator's, by name, and `missing` those that are not set;
+    `places` hold credentials; `decode` leads to what type and key are read of (None: the body is JSON); `path` stands
+    for `/<name>` where the sender knows another (None: it does not); `greets` are the methods of the hand-shakes;
+    `refused_status` answers a wrong proof; `challenge` is the WWW-Authenticate of a 401.
     """
 
     profile: str
     verifier: Verifier = field(repr=False)
     secrets: int
     params: Mapping[str, str] = field(repr=False)
+    missing: tuple[str, ...]
     places: Places
     decode: Decode | None
     path: bytes | None
@@ -80,8 +81,9 @@ class Source:
     nothing is a duplicate); `dedupe` says what becomes of a duplicate (rules.md 12 to 14); `open` tells that the open
     rule made it; `verified` and `covers_body` are what the record says of its proof; `type` renders the event's type
     (None: the default one); `answer` stands in place of the receipt; `proof` is the profile (None: there is none, and
-    the login alone counts); `public` is the address as senders know it (None: not said); `rules` say what else becomes
-    of its events (None: nothing); `branches` are the source once more for each other topic that they choose from.
+    the login alone counts); `public` is the address as senders know it (None: not said); `proof_headers` are named
+    like credentials, in lower case, and evidence by the profile: they are kept; `rules` say what else becomes of its
+    events (None: nothing); `branches` are the source once more for each other topic that they choose from.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Source:
     answer: Answer | None = None
     proof: Proof | None = field(default=None, repr=False)
     public: Public | None = None
+    proof_headers: Container[bytes] = frozenset()
     rules: Rules | None = None
     branches: Mapping[str, Source] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -149,6 +150,9 @@ def test_an_elliptic_signature_has_its_two_numbers_and_no_more() -> None:
         "",
     ):
         assert not of(row("ES256"), f"{head}.{claims}.{wrong}", pem("ES256")).ok
+    raw = base64.urlsafe_b64decode(proof + "==")
+    padded = b64url(raw[:32] + b"\x00" + raw[32:])  # the same two numbers
+    assert of(row("ES256"), f"{head}.{claims}.{padded}", pem("ES256")).code == "signature.mismatch"
 
 
 @pytest.mark.parametrize("key_id", ["k2", "K1", "", " k1", "k1 ", None, 1, ["k1"], {"k1": 1}, True, "k" * 201])

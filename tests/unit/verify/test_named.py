@@ -64,6 +64,15 @@ def test_twilio_ports_and_nothing_else_about_the_address() -> None:
         assert twilio("/in", "", signed).code == "signature.mismatch", signed
 
 
+def test_twilio_signs_the_login_inside_an_address() -> None:
+    base = "https://user:pa-ss@x.example.com"
+    for signed in (base, f"{base}:443", f"{base}"):
+        assert twilio("/in", "", f"{signed}/in", base).ok
+        assert twilio("/in", "", f"{signed}/in", f"{base}:443").ok
+    for signed in ("https://x.example.com", "https://user@x.example.com", "https://user:pa-ss@x.example.com:1"):
+        assert not twilio("/in", "", f"{signed}/in", base).ok
+
+
 def test_twilio_covers_a_json_body_by_its_hash_in_the_address() -> None:
     body = '{"a":1}'
     digest = hashlib.sha256(body.encode()).hexdigest()
@@ -427,6 +436,9 @@ def test_unisender() -> None:
         (template % right).replace("[", f'["{right}",'),
     ):
         assert not judge(v, request(body)).ok, body
+    twice = '{"auth":"%s","x":"%s"}'
+    digest = hashlib.md5((twice % ("api-key", "api-key")).encode()).hexdigest()
+    assert judge(v, request(twice % (digest, digest))).code == "signature.malformed"
     size = len(template % "api-key")
     padding = b"\x80" + bytes(-(size + 9) % 64) + (size * 8).to_bytes(8, "little")
     assert (

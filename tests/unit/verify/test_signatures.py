@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -445,3 +446,22 @@ def test_a_key_id_chooses_the_secret() -> None:
     assert judge(free, request(BODY, {"X-Key-Id": "k9", "X-Sig": mac("any", BODY).hex()})).ok
     assert judge(free, request(BODY, {"X-Sig": mac("any", BODY).hex()})).ok
     assert not judge(free, request(BODY, {"X-Key-Id": "k9", "X-Sig": mac("one", BODY).hex()})).ok
+
+
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(["{body}", "{body_b64}", "{body_sha256_hex}", "{ts}.{body}", "{body}.{ts}"]),
+)
+def test_any_bytes_are_a_body(body: bytes, text: str) -> None:
+    """Raw bytes are signed: invalid UTF-8, NUL, none at all."""
+    encoded = {"{body_b64}": b64(body).encode(), "{body_sha256_hex}": hashlib.sha256(body).hexdigest().encode()}
+    ts = str(NOW).encode()
+    message = {"{body}": body, "{ts}.{body}": ts + b"." + body, "{body}.{ts}": body + b"." + ts, **encoded}[text]
+    row = {**plain(), "signed": text}
+    if "{ts}" in text:
+        row["timestamp"] = {"from": "header", "name": "X-Ts", "format": "unix", "past_s": 300}
+    v = verifier(row, "s")
+    headers = {"X-Sig": mac("s", message).hex(), "X-Ts": str(NOW)}
+    assert judge(v, request(body, headers)).ok
+    assert not judge(v, request(body + b"\0", headers)).ok
+    assert not judge(v, request(body[:-1], headers)).ok or not body

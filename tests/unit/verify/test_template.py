@@ -6,6 +6,8 @@ import hashlib
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from verify_world import NOW, b64, judge, mac, request, verifier
 
 from kafka_webhook_bridge.event import Request
@@ -115,6 +117,27 @@ def test_an_id_cannot_swallow_time_and_body() -> None:
     assert judge(v, request(body, sent)).ok
     shifted = {**sent, "webhook-id": f'msg_1.{NOW}.{{"comment":"'}
     assert judge(v, request('{"type":"invoice.paid"}"}', shifted)).code == "header.malformed"
+
+
+@given(
+    st.text(st.characters(codec="ascii", exclude_characters='."[]{}\x7f', min_codepoint=33), min_size=1, max_size=6),
+    st.lists(st.sampled_from([".", "{", '"', "x", "1", f"{NOW}", f".{NOW}.", "}", "é"]), max_size=8).map("".join),
+)
+def test_of_all_cuts_of_a_signed_text_one_counts(key_id: str, rest: str) -> None:
+    """Standard Webhooks: id, time and body with dots between, every other pair of dots for them."""
+    key, body = b"0123456789abcdef0123456789abcdef", "{" + rest
+    text = f"{key_id}.{NOW}.{body}"
+    v = verifier("standard-webhooks-v1", "whsec_" + b64(key))
+    signature = "v1," + b64(mac(key, text))
+    parts = text.split(".")
+    accepted = []
+    for one in range(1, len(parts)):
+        for two in range(one + 1, len(parts)):
+            cut = (".".join(parts[:one]), ".".join(parts[one:two]), ".".join(parts[two:]))
+            headers = {"webhook-id": cut[0], "webhook-timestamp": cut[1], "webhook-signature": signature}
+            if judge(v, request(cut[2], headers)).ok:
+                accepted.append(cut)
+    assert accepted == [(key_id, str(NOW), body)]
 
 
 def test_an_id_that_holds_the_dot_is_refused() -> None:

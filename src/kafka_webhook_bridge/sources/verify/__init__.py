@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 
-_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._~:\[\]-]+(?:/[!\"$->@-~]*)?")
+_PUBLIC_URL = re.compile(r"https?://(?:[A-Za-z0-9._~:!$&'()*+,;=%-]*@)?[A-Za-z0-9._~:\[\]-]+(?:/[!\"$->@-~]*)?")
 
 
 class HasVerify(Protocol):
@@ -64,10 +64,12 @@ def compile(  # noqa: A001 — the design's word, as in re.compile
     """The verifier of one source.
 
     `secrets` are as the provider shows them, any of them counts; `params` are the operator's parameters; `public_url`
-    is `scheme://host[:port][/prefix]` as the sender knows it. Raises ValueError with a sentence for people
-    (CompileError, whose `code` is one of CODES, or pydantic's about the table): no secret, a key that does not decode,
-    a parameter that lacks.
+    is `scheme://host[:port][/prefix]` as the sender knows it (Twilio's may have `user:password@` before the host).
+    Raises ValueError with a sentence for people (CompileError, whose `code` is one of CODES, or pydantic's about the
+    table): no secret, a key that does not decode, a parameter that lacks.
     """
+    if not all(isinstance(text, str) for text in (*secrets, *params.values())):
+        raise CompileError("input.invalid", "secrets and parameters are text")
     row = parse_verify(profile.verify)
     context = Context(secrets, params, keys)
     base = None

@@ -29,7 +29,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
     "header.malformed": ("a signed header holds characters that no such sender writes", "Look what writes it."),
     "signature.malformed": (
         "there is no signature in the form that the profile names",
-        "Compare the header with the profile (`kwb sources profiles NAME`); another profile may be the right one.",
+        "Compare the header with the profile (`kwb sources profile NAME`); another profile may be the right one.",
     ),
     "signature.mismatch": ("the signature is of another secret, body or address", _COPY),
     "signature.too_many": ("there are more signatures than are tried", "Remove old keys at the sender."),
@@ -89,7 +89,7 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
         "the certificate is offered from a host that is not the sender's",
         "Whoever sent this is not that sender, unless a proxy rewrites addresses in bodies.",
     ),
-    "key.malformed": ("a secret is not written as the profile says", "See `kwb sources profiles NAME` for how it is."),
+    "key.malformed": ("a secret is not written as the profile says", "See `kwb sources profile NAME` for how it is."),
     "params.missing": ("a parameter of the profile is not set", "Give it with --param NAME=VALUE."),
     "topic.refused": ("the topic is not one of those allowed", "Add its ARN to the parameter `topic_arn`."),
     "credentials.missing": (

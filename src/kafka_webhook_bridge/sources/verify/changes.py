@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 from kafka_webhook_bridge.event import Request
 
 UNPACKED_BYTES_MAX: Final = 10 * 1024**2
+REWRITTEN_BYTES_MAX: Final = 1024**2  # larger ones are only cut
 _QUERIES_MAX: Final = 24
 _HOST_HEADERS: Final = (b"x-forwarded-host", b"host", b"x-original-host")
 _HASHES: Final = ("sha256", "sha1", "sha512", "sha384", "md5")
@@ -62,11 +63,12 @@ def _bodies(request: Request) -> Iterator[tuple[Change, bytes]]:
         yield Change("body.longer", what, _SAVED), body[: int(length)]
     yield from _ends(body)
     yield from _unpacked(body)
-    if body.lstrip()[:1] in (b"{", b"["):
-        yield from _rewritten(body)
-    if b"=" in body or b"%" in body:
-        yield from _forms(body)
-    yield from _charsets(body)
+    if len(body) <= REWRITTEN_BYTES_MAX:
+        if body.lstrip()[:1] in (b"{", b"["):
+            yield from _rewritten(body)
+        if b"=" in body or b"%" in body:
+            yield from _forms(body)
+        yield from _charsets(body)
     yield Change("body.empty", "it was signed with an empty body", _RAW), b""
 
 

@@ -91,6 +91,7 @@ class _Doctor:
         self._bytes = 0
         self._verifiers = 0
         self._now = case.now
+        self._bodies: list[tuple[Change, bytes]] | None = None
 
     def run(self, profiles: Iterable[Row]) -> Diagnosis:
         case = self._case
@@ -162,11 +163,11 @@ class _Doctor:
     def _two_changes(self, table: Mapping[str, Any]) -> list[Finding]:
         case = self._case
         as_is = self._compiled(table, case.secrets)
-        for change, body in changes.bodies(case.request):
+        for change, body in self._other_bodies() if self._reads_address(as_is) else []:
             for second, request, base in changes.addresses(case.request._replace(body=body), case.base):
                 if self._spent:
                     return []
-                if self._reads_address(as_is) and self._judge(as_is, request, base).ok:
+                if self._judge(as_is, request, base).ok:
                     return [_proved(change), _proved(second)]
         for change, verifier in self._verifiers_of(table):
             if self._spent:
@@ -193,10 +194,16 @@ class _Doctor:
         for change, other in changes.headers(request):
             yield change, other, base
         if not isinstance(verifier, Verdict) and verifier.covers_body:
-            for change, body in changes.bodies(request):
+            for change, body in self._other_bodies():
                 yield change, request._replace(body=body), base
         if self._reads_address(verifier):
             yield from changes.addresses(request, base)
+
+    def _other_bodies(self) -> list[tuple[Change, bytes]]:
+        """Made once: they are tried with many secrets and rows."""
+        if self._bodies is None:
+            self._bodies = list(changes.bodies(self._case.request))
+        return self._bodies
 
     @staticmethod
     def _reads_address(verifier: Verifier | Verdict) -> bool:

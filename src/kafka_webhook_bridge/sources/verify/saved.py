@@ -1,7 +1,7 @@
 """A request as people save it: the raw text of HTTP/1.1, request line, headers, a blank line, and the body as bytes.
 
-Lenient where a copy is never exact: line ends may be LF, the request line may lack its version, `>` and `<` marks of
-`curl -v` before lines are taken away. The body is everything behind the blank line, to the byte.
+Lenient where a copy is never exact: line ends may be LF, the request line may lack its version, the marks `> ` of
+`curl -v` are taken away. The body is everything behind the blank line, to the byte.
 """
 
 from __future__ import annotations
@@ -16,28 +16,30 @@ SAVED_BYTES_MAX: Final = 12 * 1024**2
 HEADER_BYTES_MAX: Final = 64 * 1024
 
 _BLANK = re.compile(rb"\r?\n[ \t]*\r?\n")
+_MARKED = re.compile(rb"\r?\n>[ \t]*\r?\n")
 _START = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,50}) (\S+)(?: HTTP/[0-9.]+)?[ \t]*")
-_LINE = re.compile(rb"(:?[!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*:[ \t]*(.*?)[ \t]*")
+_NAME = re.compile(rb":?[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def parse_saved(data: bytes) -> Request:
     """The request of a saved text. Raises CaseError with a sentence that says which line is wrong."""
     head, body = _parts(data)
     lines = [line.removesuffix(b"\r") for line in head.split(b"\n")]
-    if all(line.startswith(b"> ") for line in lines if line.strip(b"> ")):
-        lines = [line[2:] for line in lines if line.strip(b"> ")]
+    if lines[0].startswith(b"> "):
+        lines = [line.removeprefix(b"> ") for line in lines]
     start = _START.fullmatch(lines[0])
     if start is None:
         raise CaseError("line 1 is no request line, such as `POST /shopify HTTP/1.1`")
     method, target = start.groups()
     headers = []
     for number, line in enumerate(lines[1:], 2):
-        match = _LINE.fullmatch(line)
-        if match is None:
+        name, colon, value = line[1:].partition(b":")  # HTTP/2's names begin with one
+        name = (line[:1] + name).rstrip(b" \t")
+        if not colon or not _NAME.fullmatch(name):
             raise CaseError(
                 f"line {number} is no header, such as `X-Signature: 0a1b`, and no blank line came before it"
             )
-        headers.append((match[1], match[2]))
+        headers.append((name, value.strip(b" \t")))
     if b"://" in target[:10]:
         target = b"/" + target.split(b"/", 3)[3] if target.count(b"/") > 2 else b"/"
     path, mark, query = target.partition(b"?")
@@ -46,17 +48,17 @@ def parse_saved(data: bytes) -> Request:
 
 def host_of(request: Request) -> str | None:
     """`scheme://host` as the request itself tells it; https unless a proxy's header says otherwise."""
-    found = {name.lower(): value.decode("latin-1") for name, value in request.headers}
-    host = found.get(b"x-forwarded-host") or found.get(b"host")
-    scheme = found.get(b"x-forwarded-proto", "https").split(",")[0].strip().lower()
-    if not host or not re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", host.split(",")[0].strip()):
+    found = {name.lower(): value.decode("latin-1").split(",")[0].strip() for name, value in request.headers}
+    host = found.get(b"x-forwarded-host") or found.get(b"host") or found.get(b":authority") or ""
+    scheme = found.get(b"x-forwarded-proto", "https").lower()
+    if not re.fullmatch(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?", host):
         return None
-    return f"{scheme if scheme in ('http', 'https') else 'https'}://{host.split(',')[0].strip()}"
+    return f"{scheme if scheme in ('http', 'https') else 'https'}://{host}"
 
 
 def _parts(data: bytes) -> tuple[bytes, bytes]:
     data = data.lstrip(b"\r\n")
-    blank = _BLANK.search(data[: HEADER_BYTES_MAX + 4])
+    blank = (_MARKED if data.startswith(b"> ") else _BLANK).search(data[: HEADER_BYTES_MAX + 4])
     if blank is not None:
         return data[: blank.start()], data[blank.end() :]
     head = data.rstrip(b"\r\n")

@@ -158,6 +158,7 @@ def segment(identity: Identity) -> SignDraft:
     return sign
 
 
+_SNS_TYPES: Final = ("Notification", "SubscriptionConfirmation", "UnsubscribeConfirmation")
 _SNS_LINES: Final = ("Message", "MessageId", "Subject", "SubscribeURL", "Timestamp", "Token", "TopicArn", "Type")
 
 
@@ -170,7 +171,7 @@ def sns(identity: Identity) -> SignDraft:
 
     def sign(draft: Draft, base: bytes | None, now: float, unique: str) -> None:
         message = draft.document() if draft.body[:1] == b"{" else {}
-        if not isinstance(message, dict) or "Type" not in message:
+        if not isinstance(message, dict) or message.get("Type") not in _SNS_TYPES:
             message = {"Type": "Notification", "Message": draft.body.decode(errors="replace")}
         message |= {"MessageId": message.get("MessageId") or unique, "TopicArn": topic, "Timestamp": _iso(now)}
         message |= {"SignatureVersion": "2", "SigningCertURL": address}

@@ -308,7 +308,7 @@ def _time_reader(time: Timestamp) -> Read:
     code = "timestamp.missing"
     if time.from_ == "header":
         name = (time.name or "").lower().encode()
-        return lambda signed: _there(signed.header(name), code, time.name)
+        return lambda signed: signed.header(name) or _there(None, code, time.name)
     if time.from_ == "sigfield":
         field = (time.field or "").encode()
         return lambda signed: _there(signed.fields.get(field) or None, code, time.field)

@@ -204,6 +204,8 @@ def _group(inside: Piece) -> Piece:
 
 def _guarded(item: Item, before: bytes | Item | Group | None, after: bytes | Item | Group | None) -> Piece:
     """The piece of an item, held apart from what stands beside it."""
+    if item.kind == "header":
+        return _header(item.name, after if isinstance(after, bytes) else None)
     piece = _piece(item)
     if item.kind in _FREE and isinstance(after, bytes):
         return _without(piece, after)
@@ -249,11 +251,16 @@ def _piece(item: Item) -> Piece:
     return _NAMED[item.kind](item.name) if item.name else _PLAIN[item.kind]
 
 
-def _header(name: str) -> Piece:
+def _header(name: str, end: bytes | None = None) -> Piece:
+    """A header, which may not hold the literal text `end` after it: in one function, as it is on the hot path."""
     wanted = name.lower().encode()
+    clean = _HEADER.fullmatch
 
     def render(signed: Signed) -> bytes:
-        return _clean(signed.need_header(wanted), name)
+        value = signed.need_header(wanted)
+        if not clean(value) or (end is not None and end in value):
+            raise Refused("header.malformed", name)
+        return value
 
     return render
 

@@ -112,19 +112,22 @@ class KeyStore(Protocol):
 
 
 class OfflineKeys:
-    """A KeyStore of given keys: one JWKS whatever its address, certificates by address, eBay's keys by id."""
+    """A KeyStore of given keys: one JWKS whatever its address, certificates by address, eBay's keys by id.
+
+    What is of another type than it should be, as in a case that somebody wrote by hand, is left out.
+    """
 
     offline = True
 
     def __init__(
         self,
-        jwks: Sequence[Mapping[str, Any]] | None = None,
-        certificates: Mapping[str, str] | None = None,
-        ebay: Mapping[str, Mapping[str, Any]] | None = None,
+        jwks: Sequence[Any] | None = None,
+        certificates: Mapping[str, Any] | None = None,
+        ebay: Mapping[str, Any] | None = None,
     ) -> None:
-        self._jwks = jwks
-        self._certificates = certificates or {}
-        self._ebay = ebay or {}
+        self._jwks = None if jwks is None else tuple(jwk for jwk in jwks if isinstance(jwk, Mapping))
+        self._certificates = {url: pem for url, pem in (certificates or {}).items() if isinstance(pem, str)}
+        self._ebay = {key_id: key for key_id, key in (ebay or {}).items() if isinstance(key, Mapping)}
 
     def jwks(self, address: str) -> Sequence[Mapping[str, Any]] | None:
         return self._jwks
