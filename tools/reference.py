@@ -323,9 +323,6 @@ def bridge_yaml_page() -> str:
     lines += ["[What they do](../howto/rules.md).", ""]
     lines += ["## Partition keys", "", inspect.cleandoc(keys.__doc__ or ""), ""]
     lines += [f"`KEY_BYTES_MAX` is {keys.KEY_BYTES_MAX}.", ""]
-    if model.LATER:
-        lines += ["## Not in this version", ""]
-        lines += [f"- `{name}`: {sentence}." for name, sentence in model.LATER.items()]
     return _text(lines)
 
 
@@ -411,8 +408,10 @@ HEADERS: dict[str, str] = {
     "kwb_dedupe_key": "digest of source and the sender's own delivery id; absent where none is known",
     "traceparent": "copy of the request's (W3C Trace Context); absent where the sender gave none",
     "kwb_format": "`cloudevents` or `envelope`; absent with `raw`",
-    "kwb_altered": "`redact` where something was taken out of the request, see [rules](../howto/rules.md); else absent",
+    "kwb_altered": "what [rules](../howto/rules.md) did to it: `redact`, `split` or `redact,split`; else absent",
     "kwb_body_sha256": "with `kwb_altered`: the SHA-256, in hex, of the body as it came",
+    "kwb_parent_id": "of a part of a request that was split: the event id of its first part, which is in the receipt",
+    "kwb_part": "the number of the part, from 1, and how many there are: `1/3`",
 }
 
 
@@ -491,7 +490,7 @@ def example_record(fmt: str, *, everything: bool = False) -> tuple[bytes, list[t
         "basic",
         False,
         "0" * 64 if everything else None,
-        Altered("redact", "0" * 64) if everything else None,
+        Altered("split", "0" * 64, "01938e9c-2a00-7000-8000-000000000000", 1, 3) if everything else None,
     )
     record = encode(event)
     return record.value, record.headers

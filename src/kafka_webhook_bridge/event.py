@@ -31,10 +31,17 @@ class Request(NamedTuple):
 
 
 class Altered(NamedTuple):
-    """What is stored of a request is not what came: `how` says why, `body_sha256` is the hex digest of its own body."""
+    """What is stored of a request is not what came: `how` says why, `body_sha256` is the hex digest of its own body.
+
+    Of a request that was split, `parent_id` is the event id of its first part, `part` the number of this one, from 1
+    to `parts`.
+    """
 
     how: str
     body_sha256: str
+    parent_id: str = ""
+    part: int = 0
+    parts: int = 0
 
 
 class Event(NamedTuple):

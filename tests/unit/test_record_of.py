@@ -60,7 +60,7 @@ def row_of(record: Record, headers: list[tuple[str, bytes | None]] | None = None
     | st.sampled_from(["t" * 600, "a\0b"]),
     verified=st.sampled_from(["none", "basic", "hmac"]),
     flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
-    altered=st.none() | st.just(Altered("redact", "ab" * 32)),
+    altered=st.sampled_from([None, Altered("redact", "ab" * 32), Altered("split", "ab" * 32, EVENT_ID, 2, 3)]),
 )
 def test_rule_15_a_row_gives_back_its_record_to_the_byte(
     format: Format, body: bytes, lines: list[tuple[bytes, bytes]], key: bytes | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from hashlib import sha256
 from typing import Any
 
@@ -11,15 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kafka_webhook_bridge import errors
+from kafka_webhook_bridge import errors, ids
 from kafka_webhook_bridge.body import NOT_JSON, parse_json
 from kafka_webhook_bridge.event import Altered, Event, Record, Request
 from kafka_webhook_bridge.ingest.accept import make_record
 from kafka_webhook_bridge.ingest.auth import No, verify
 from kafka_webhook_bridge.sources.config import check_configuration, load_configuration
+from kafka_webhook_bridge.sources.keys import dedupe_key
 from kafka_webhook_bridge.sources.redact import overlap, parse_path, redact_json, tree_of
 from kafka_webhook_bridge.sources.rules import Dropped
 from kafka_webhook_bridge.sources.source import Source
+from kafka_webhook_bridge.sources.split import Split, parse_split
 from kafka_webhook_bridge.sources.table import SourceTable
 
 LOGIN = {"WEBHOOK_USERNAME": "hooks", "WEBHOOK_PASSWORD": "canary-91c2"}
@@ -47,7 +50,7 @@ def request(body: bytes = b"{}", query: bytes | None = None, **headers: str) -> 
     return Request(b"POST", b"/a", query, pairs, body, "127.0.0.1")
 
 
-def made(of: Source, body: bytes = b"{}", query: bytes | None = None, **headers: str) -> Event | No:
+def made(of: Source, body: bytes = b"{}", query: bytes | None = None, **headers: str) -> Event | Split | No:
     document = parse_json(body) if of.needs_json else NOT_JSON
     return verify(request(body, query, **headers), of, document)
 
@@ -278,6 +281,102 @@ def test_a_signature_is_said_to_cover_the_body_only_where_the_body_is_what_came(
     assert signed(b'{"a":1}', x_else="canary").covers_body
 
 
+# ---- split -----------------------------------------------------------------------------------------------------------
+
+
+def split(of: Source, body: bytes, query: bytes | None = None, **headers: str) -> list[Event]:
+    found = made(of, body, query, **headers)
+    assert isinstance(found, Split), found
+    return found.events
+
+
+BATCH = b'{"shop": "de", "items": [ {"id": 1.50, "k":"a"} , {"id":2,"k":"b"},3 ]}'
+
+
+def test_rule_29_each_element_is_an_event_of_its_own_bytes() -> None:
+    of = source(split="json:items", key="{json:shop}-{json:items.*.k}", type="{json:items.0.k}")
+    parts = split(of, BATCH, b"a=1", x_other="kept")
+    assert [part.request.body for part in parts] == [b'{"id": 1.50, "k":"a"}', b'{"id":2,"k":"b"}', b"3"]
+    assert [part.key for part in parts] == [b"de-a", b"de-b", None]
+    assert [part.type for part in parts] == ["a", "b", "webhook.a"]
+    first = parts[0].event_id
+    assert [part.altered for part in parts] == [
+        Altered("split", sha256(BATCH).hexdigest(), first, number, 3) for number in (1, 2, 3)
+    ]
+    assert [part.event_id for part in parts] == [str(ids.part(uuid.UUID(first), number)) for number in (1, 2, 3)]
+    assert {part.received_ms for part in parts} == {ids.time_ms(uuid.UUID(first))}
+    assert {(part.request.query, *part.request.headers) for part in parts} == {(b"a=1", (b"x-other", b"kept"))}
+    assert not any(part.covers_body for part in parts)
+    records = make_record(request(BATCH), of)
+    assert isinstance(records, list)
+    assert dict(records[1].headers)["kwb_part"] == b"2/3"
+    assert records[1].body_sha256 == sha256(BATCH).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"not JSON", b"{}", b'{"items":[]}', b'{"items":{"a":1}}', b'{"items":null}', b"[1]",
+        b'{"items":[1],"items":[2]}', b'{"items":[' + b"1," * 1000 + b"1]}",
+    ],
+)  # fmt: skip
+def test_rule_28_what_cannot_be_split_is_stored_whole(body: bytes) -> None:
+    whole = event(source(split="json:items"), body)
+    assert (whole.request.body, whole.altered) == (body, None)
+
+
+@given(st.lists(_documents, min_size=1, max_size=8), st.sampled_from([(), ("a",), ("a", "0", "b")]), st.booleans())
+def test_parts_are_the_elements_whatever_they_are(elements: list[Any], path: tuple[str, ...], indented: bool) -> None:
+    document: Any = elements
+    for step in reversed(path):
+        document = [document] if step == "0" else {"z": elements, step: document, "y": [document]}
+    body = json.dumps(document, indent=2 if indented else None).encode()
+    if parse_json(body) is NOT_JSON:
+        return
+    splitter = parse_split("json" + ":" * bool(path) + ".".join(path))
+    pieces = splitter.pieces(body, parse_json(body))
+    assert pieces is not None
+    assert [orjson.loads(piece) for piece in pieces] == splitter.elements(orjson.loads(body)) == orjson.loads(
+        orjson.dumps(elements)
+    )  # fmt: skip
+    assert all(piece in body for piece in pieces)
+
+
+@given(st.integers(0, 2**48 - 1), st.integers(0, 2**74 - 1))
+def test_ids_of_parts_are_ids_of_the_same_moment(at_ms: int, noise: int) -> None:
+    low, high = noise & 2**62 - 1, noise >> 62
+    parent = uuid.UUID(int=at_ms << 80 | 7 << 76 | high << 64 | 2 << 62 | low)
+    found = [ids.part(parent, number) for number in range(1, 20)]
+    assert found[0] == parent
+    assert len(set(found)) == len(found)
+    for one in found:
+        assert ids.time_ms(one) == at_ms
+        assert (one.version, one.variant) == (7, uuid.RFC_4122)
+
+
+def test_rule_13_parts_of_one_delivery_are_no_duplicates_of_each_other() -> None:
+    def keys(**words: Any) -> list[str | None]:
+        return [part.dedupe_key for part in split(source(split="json:items", **words), BATCH[:-5] + b"]}", x_id="7")]
+
+    for words in ({"delivery_id": "{header:X-Id}"}, {"delivery_id": "{json:shop}"}, {"dedupe": "body"}):
+        assert len(set(keys(**words))) == 2
+        assert keys(**words) == keys(**words)  # when it comes again
+    # Ids of the elements tell them apart, in whatever batch they come.
+    assert keys(delivery_id="{json:items.*.k}") == [dedupe_key(b"a", b"a"), dedupe_key(b"a", b"b")]
+
+
+def test_a_batch_is_redacted_and_sorted_part_by_part() -> None:
+    of = source(
+        split="json:items", redact={"json": ["items.*.secret"]}, topic="t.{json:items.0.k}", topics=["t.a", "t.b"]
+    )
+    body = b'{"items":[{"k":"a","secret":1},{"k":"b"},{"k":"c"}]}'
+    parts = split(of, body)
+    assert [part.request.body for part in parts] == [b'{"k":"a","secret":"[redacted]"}', b'{"k":"b"}', b'{"k":"c"}']
+    assert [part.source.topic for part in parts] == ["t.a", "t.b", "a"]
+    assert {part.altered and part.altered.how for part in parts} == {"redact,split"}
+    assert {part.altered and part.altered.body_sha256 for part in parts} == {sha256(body).hexdigest()}
+
+
 # ---- bridge.yaml -----------------------------------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -310,6 +409,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "the topic shows it": (
         {"redact": {"query": ["q"]}, "topic": "a.{query:q}", "topics": ["a.x"]}, "`topic` shows in every record",
     ),
+    "no kind": ({"split": "items"}, "neither `json:` and a path"),
+    "no path": ({"split": "json:"}, "neither `json:` and a path"),
+    "a star in split": ({"split": "json:a.*"}, "no `*` in its path"),
+    "an array that is taken out": ({"split": "json:a.b", "redact": {"json": ["a"]}}, "and json:a.b with it"),
     "a wrapped event": (
         {"redact": {"json": ["a"]}, "profile": "kinde", "params": {"jwks_url": "https://a.test/k"}}, "wrapped",
     ),
@@ -324,6 +427,13 @@ def test_wrong_rules_are_told(case: str) -> None:
     assert sentence in found[0]
 
 
+def test_a_source_that_suppresses_splits_nothing() -> None:
+    words = {"split": "json", "dedupe": "suppress", "delivery_id": "{header:X-Id}"}
+    environ = {**LOGIN, "DATABASE_URL": "postgresql://h/d", "KWB_CONFIG": json.dumps({"sources": {"a": words}})}
+    (problem,) = check_configuration(environ)[3]
+    assert "`dedupe: suppress` answers for one event" in problem.what
+
+
 def test_overlapping_paths() -> None:
     assert overlap(("a",), ("a", "b"))
     assert overlap(("a", "*", "c"), ("a", "b"))
@@ -336,8 +446,9 @@ def test_what_people_may_read_of_the_rules_tells_configurations_apart() -> None:
         for words in (
             {}, {"filter": [{"drop": "a"}]}, {"filter": [{"keep": "a"}]},
             {"filter": [{"drop": "a", "when": {"json:b": "c"}}]},
+            {"split": "json"}, {"split": "json:a"},
             {"redact": {"json": ["a"]}}, {"redact": {"json": ["b"]}}, {"topic": "a.{json:b}", "topics": ["a.x"]},
             {"topic": "a.{json:b}", "topics": ["a.x", "a.y"]},
         )
     }  # fmt: skip
-    assert len(hashes) == 8
+    assert len(hashes) == 10

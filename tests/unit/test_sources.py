@@ -10,7 +10,7 @@ from json_schema import accepts
 
 from kafka_webhook_bridge.errors import ConfigError
 from kafka_webhook_bridge.sources.config import check_configuration, load_configuration, load_sources
-from kafka_webhook_bridge.sources.model import BODY_BYTES_MAX, LATER, SourceModel, check_topic, json_schema
+from kafka_webhook_bridge.sources.model import BODY_BYTES_MAX, check_topic, json_schema
 from kafka_webhook_bridge.sources.table import SourceTable, describe
 
 CANARY = "canary-91c2"
@@ -186,15 +186,6 @@ def test_wrong(case: str) -> None:
     for problem, (line, words) in zip(found, expected, strict=True):
         assert problem.startswith(f"KWB_CONFIG:{line}: " if isinstance(line, int) else f"{line}: "), problem
         assert words in problem
-
-
-@pytest.mark.parametrize("key", LATER)
-def test_keys_of_later_versions_are_explained(key: str) -> None:
-    (problem,) = problems(f"sources:\n  a:\n    {key}: x\n")
-    assert problem == f"KWB_CONFIG:3: sources.a.{key}: {LATER[key]}"
-    assert key not in SourceModel.model_fields
-    (problem,) = problems(f"sources:\n  a:\n    {key}x: x\n")
-    assert problem == f"KWB_CONFIG:3: sources.a.{key}x: unknown key; did you mean `{key}`? But {LATER[key]}"
 
 
 def test_every_problem_at_once_in_the_order_of_the_lines() -> None:

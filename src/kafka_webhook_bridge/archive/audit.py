@@ -174,14 +174,14 @@ class Audit:
         low_s = 0.0 if asked.since_ms is None else asked.since_ms / 1000
         high_s = float("inf") if asked.until_ms is None else asked.until_ms / 1000
         sources: set[str] = set()
-        for source, digest, outcome, event_id, duplicate, dropped, at_s in reader:
+        for source, digest, outcome, event_id, duplicate, dropped, at_s, parts in reader:
             if asked.source not in (None, source) or not low_s <= at_s < high_s:
                 continue
             sources.add(source)
             if dropped:
                 ledger.refused(None, digest)
             elif outcome == "ok":
-                ledger.acked(event_id, digest, duplicate=duplicate)
+                ledger.acked(event_id, digest, duplicate=duplicate, parts=parts)
             elif outcome == "fail":
                 ledger.refused(event_id, digest)
             else:
@@ -323,7 +323,7 @@ class Audit:
             reader.close()
 
     def _take_record(self, record: Record) -> None:
-        seen = look_at(record)
+        seen = look_at(record.headers)
         if seen.event_id is None:
             return  # not the bridge's (rules.md 20)
         body = record.value
@@ -335,7 +335,7 @@ class Audit:
         self.ledger.record(
             seen.event_id.bytes, seen.source, digest, label, at=at,
             copy=seen.copy, passed=at.offset < self._archived.get(Place(at.topic, at.partition), 0),
-            released=seen.released, made_here=seen.made_here,
+            released=seen.released, made_here=seen.made_here, parent=seen.parent,
         )  # fmt: skip
 
     # ── PostgreSQL ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -371,7 +371,7 @@ class Audit:
             digest, label = fingerprint(record.key, record.headers, row.body_sha256)
             self.ledger.row(
                 event.event_id.bytes, event.source, digest, self._where(row), label,
-                label_lost=row.partial, released=row.released,
+                label_lost=row.partial, released=row.released, parent=look_at(record.headers).parent,
             )  # fmt: skip
 
     def _where(self, row: audit.Row) -> Where:

@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from kafka_webhook_bridge import ids
-from kafka_webhook_bridge.formats.headers import ALTERED, BODY_SHA256, FORMAT
+from kafka_webhook_bridge.formats.headers import ALTERED, BODY_SHA256, FORMAT, PARENT_ID
 from kafka_webhook_bridge.formats.rows import REPLAY, REQUEST_HEADER, EventRow, RowMaker, Skip
 from kafka_webhook_bridge.kafka.consumer import Place, Record
 
@@ -76,7 +76,8 @@ def fingerprint(
 class Seen(NamedTuple):
     """Whose record it is: `event_id` is None where it is none of the bridge's, `format` None for raw.
 
-    `made_here` tells a record of the bridge from one of somebody else who has such ids, too.
+    `made_here` tells a record of the bridge from one of somebody else who has such ids, too; `parent` is the id of the
+    request whose part it is, None where it is a whole one, or its first part.
     """
 
     event_id: uuid.UUID | None
@@ -85,14 +86,16 @@ class Seen(NamedTuple):
     copy: bool
     released: bool
     made_here: bool
+    parent: bytes | None
 
 
-def look_at(record: Record) -> Seen:
+def look_at(headers: Iterable[tuple[str, bytes | None]]) -> Seen:
     """What the headers of a record tell."""
     event_id = form = None
     source = ""
+    parent = None
     copy = released = made_here = False
-    for name, value in record.headers:
+    for name, value in headers:
         if name == "ce_id":
             event_id = ids.parse((value or b"").decode("latin-1"))
         elif name == "kwb_source":
@@ -105,4 +108,7 @@ def look_at(record: Record) -> Seen:
             copy = True
         elif name == RELEASED_HEADER:
             released = True
-    return Seen(event_id, source, form, copy, released, made_here)
+        elif name == PARENT_ID:
+            parent = ids.parse((value or b"").decode("latin-1"))
+    told = None if parent is None or parent == event_id else parent.bytes
+    return Seen(event_id, source, form, copy, released, made_here, told)

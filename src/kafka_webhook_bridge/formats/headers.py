@@ -19,6 +19,7 @@ FORMAT = "kwb_format"
 
 # Of records whose value, or whose request's headers, are not what came (rules.md 29).
 ALTERED, BODY_SHA256 = "kwb_altered", "kwb_body_sha256"
+PARENT_ID, PART = "kwb_parent_id", "kwb_part"
 
 # Names that only the bridge sets.
 RESERVED = ("ce_", "kwb_", "http_", "content-type", "traceparent")
@@ -141,4 +142,7 @@ def fixed(event: Event, content_type: bytes | None, traceparent: bytes | None) -
 
 def altered_headers(altered: Altered) -> Headers:
     """What a record says of an event that is not as it came; behind the request's own headers, as a row gives it."""
-    return [(ALTERED, altered.how.encode()), (BODY_SHA256, altered.body_sha256.encode())]
+    headers = [(ALTERED, altered.how.encode()), (BODY_SHA256, altered.body_sha256.encode())]
+    if altered.parts:
+        headers += [(PARENT_ID, altered.parent_id.encode()), (PART, b"%d/%d" % (altered.part, altered.parts))]
+    return headers

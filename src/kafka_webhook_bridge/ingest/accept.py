@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from kafka_webhook_bridge import errors
 from kafka_webhook_bridge.body import NOT_JSON, parse_json
@@ -27,6 +27,7 @@ from kafka_webhook_bridge.ingest.deliver import Deliver, Pending
 from kafka_webhook_bridge.ingest.keys import Keys
 from kafka_webhook_bridge.ingest.limits import FailedLogins, TrustedProxies
 from kafka_webhook_bridge.ingest.once import Once
+from kafka_webhook_bridge.ingest.parts import Batch, Part, encode_parts
 from kafka_webhook_bridge.ingest.protocol import Connection, Incoming
 from kafka_webhook_bridge.ingest.route import Route, outcome
 from kafka_webhook_bridge.ingest.suppress import Suppress
@@ -49,7 +50,8 @@ _NEVER = Moment(0.0, None)
 
 Health = Callable[[], tuple[int, dict[str, Any]]]
 Admission = tuple[Route | None, Refusal | None, int]
-Made = TypeVar("Made")
+Result = TypeVar("Result")
+Made = Record | list[Record] | No
 
 
 class Edge:
@@ -238,11 +240,11 @@ class Edge:
         return Moment(self.wall_clock(), base)
 
     def off_loop(
-        self, connection: Connection, incoming: Incoming, work: Callable[[], Made], then: Callable[[Made], None]
+        self, connection: Connection, incoming: Incoming, work: Callable[[], Result], then: Callable[[Result], None]
     ) -> None:
         """In a thread. The deadline holds while the event waits for one; a sender that is gone waits no more."""
 
-        def made(done: asyncio.Future[Made]) -> None:
+        def made(done: asyncio.Future[Result]) -> None:
             timer.cancel()
             connection.work = None
             if done.cancelled():
@@ -264,7 +266,7 @@ class Edge:
     def _left_s(self, incoming: Incoming, wait_s: float) -> float:
         return max(0.0, incoming.last_byte + wait_s - self.clock())
 
-    def encoded_later(self, connection: Connection, incoming: Incoming, route: Route, made: Record | No) -> None:
+    def encoded_later(self, connection: Connection, incoming: Incoming, route: Route, made: Made) -> None:
         """As `_made`, from a callback of the loop: there a fault would leave the sender without an answer."""
         try:
             self._made(connection, incoming, route, made)
@@ -272,11 +274,19 @@ class Edge:
             self.log.exception("fault while a request was accepted")
             connection.refuse(errors.INTERNAL, event_id=made.event_id if isinstance(made, Record) else None)
 
-    def _made(self, connection: Connection, incoming: Incoming, route: Route, made: Record | No) -> None:
+    def _made(self, connection: Connection, incoming: Incoming, route: Route, made: Made) -> None:
         if isinstance(made, Record):
+            if route.unsplit is not None:
+                route.unsplit.add()
             self._encoded(connection, incoming, route, made)
+        elif isinstance(made, list):
+            Batch(self, connection, incoming, route, made).start()
         else:
             self.no_event(connection, incoming, route, made)
+
+    def deliver_part(self, part: Part, incoming: Incoming, route: Route, record: Record) -> None:
+        """One record of a batch; `part` hears what becomes of it, and is asked what a connection would be."""
+        self._encoded(cast(Connection, part), incoming, route, record)
 
     def _encoded(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
         bytes_max = self.topics.ready.get(record.topic)
@@ -356,12 +366,17 @@ class Edge:
         if connection.gone:
             return  # counted as aborted when the connection ended
         route, record = pending.route, pending.record
+        if route.ruled:
+            if route.unlisted is not None:
+                route.unlisted.add(record.topic == route.source.topic)
+            waiting: object = connection
+            if isinstance(waiting, Part):
+                waiting.acked(stored)
+                return
         route.acked(stored)
         incoming = connection.current
         self._seconds.observe(self.clock() - incoming.last_byte)
         close = self.draining or not incoming.keep_alive
-        if route.unlisted is not None:
-            route.unlisted.add(record.topic == route.source.topic)
         if route.answer is None:
             body = responses.receipt(
                 record.event_id.encode(), route.name, stored.encode(), route.topic or record.topic.encode(),
@@ -374,6 +389,18 @@ class Edge:
             self._logged += 1
             if self._logged % self._log_every == 0:
                 self.log.info("request accepted", source=route.source.name, event_id=pending.event_id)
+
+    def acked_all(self, connection: Connection, route: Route, first: Record, stored: Stored, parts: int) -> None:
+        """Answer a request all of whose parts are durable."""
+        route.acked(stored)
+        incoming = connection.current
+        self._seconds.observe(self.clock() - incoming.last_byte)
+        close = self.draining or not incoming.keep_alive
+        if route.answer is None:
+            body = responses.receipt_of_parts(route.name, first, stored, parts, self.date, close)
+        else:
+            body = self._answer(route.answer, first.event_id, close)
+        connection.answer(body, close)
 
     def no_event(self, connection: Connection, incoming: Incoming, route: Route, no: No) -> None:
         """Answer a request that becomes no event: a hand-shake, one that is filtered, or one that proves nothing."""
@@ -556,14 +583,14 @@ class Edge:
         return 200, {"status": "live"}
 
 
-def make_record(request: Request, source: Source, moment: Moment = _NEVER) -> Record | No:
-    """From a request whose login was right to its record, or why there is none.
+def make_record(request: Request, source: Source, moment: Moment = _NEVER) -> Made:
+    """From a request whose login was right to its record, or records, or why there is none.
 
     The body is parsed once, where the source needs it.
     """
     if not source.needs_json:
         event = verify(request, source, NOT_JSON, moment)
-        return encode(event) if isinstance(event, Event) else event
+        return encode(event) if isinstance(event, Event) else encode_parts(event)
     document = parse_json(request.body)
     event = verify(request, source, document, moment)
-    return encode(event, document is not NOT_JSON) if isinstance(event, Event) else event
+    return encode(event, document is not NOT_JSON) if isinstance(event, Event) else encode_parts(event)

@@ -23,7 +23,7 @@ from kafka_webhook_bridge.sources.basic import Credential
 from kafka_webhook_bridge.sources.catalog import Catalog
 from kafka_webhook_bridge.sources.document import Document, Path, parse_document
 from kafka_webhook_bridge.sources.keys import BodyHash, FirstOf, KeyTemplate, parse_template, parse_templates
-from kafka_webhook_bridge.sources.model import LATER, BridgeModel, SourceModel, check_prefix
+from kafka_webhook_bridge.sources.model import BridgeModel, SourceModel, check_prefix
 from kafka_webhook_bridge.sources.profile import HASH, Profile
 from kafka_webhook_bridge.sources.proof import NoKeys, Resolver, asks_login, public_of
 from kafka_webhook_bridge.sources.ruling import is_template, rules_of, with_branches
@@ -174,8 +174,7 @@ class _Builder:
             return model.model_validate(data)
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
-                later = LATER if model is SourceModel else None
-                self._document.problem(*explain(model, path, error, later))
+                self._document.problem(*explain(model, path, error))
             return None
 
     def _catalog(self, bridge: BridgeModel) -> Catalog:

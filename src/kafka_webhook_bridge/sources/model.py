@@ -34,13 +34,11 @@ from kafka_webhook_bridge.sources.source import (
     Method,
     Ordering,
 )
+from kafka_webhook_bridge.sources.split import parse_split
 from kafka_webhook_bridge.sources.verify.model import WINDOW_S_MAX
 from kafka_webhook_bridge.texts import parse_size
 
 BODY_BYTES_MAX = 10 * 1024**2
-
-# Keys of later versions, so that their absence is explained instead of being a riddle.
-LATER = {"split": "making several records of a batch is not in this version"}
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]+")
 TOPIC_CHARACTERS_MAX = 249
@@ -147,6 +145,11 @@ def _place(text: str) -> str:
 
 def _path(text: str) -> str:
     parse_path(text)
+    return text
+
+
+def _split(text: str) -> str:
+    parse_split(text)
     return text
 
 
@@ -341,6 +344,11 @@ class SourceModel(BaseModel):
         default_factory=list,
         max_length=RULES_MAX,
         description="Rules that leave events out. They are answered 200 and counted. Default: none.",
+    )
+    split: Annotated[str, AfterValidator(_split)] | None = Field(
+        default=None,
+        description="The array whose elements become events of their own: `json:a.b`, or `json` for the whole body. "
+        "Default: a request is one event.",
     )
     redact: RedactModel | None = Field(
         default=None, description="What is replaced by `[redacted]` before anything is stored. Default: nothing."

@@ -94,11 +94,16 @@ def redact_json(body: bytes, tree: Tree) -> bytes:
     """`body`, which is JSON by `body.parse_json`, with `"[redacted]"` in place of the values at these paths."""
     pieces: list[bytes] = []
     last = 0
-    for start, end in _Finder(body).find(tree):
+    for start, end in find_json(body, tree):
         pieces += (body[last:start], _REDACTED)
         last = end
     pieces.append(body[last:])
     return b"".join(pieces)
+
+
+def find_json(body: bytes, tree: Tree) -> list[tuple[int, int]]:
+    """Where in `body`, which is JSON, the values at these paths begin and end, in order."""
+    return _Finder(body).find(tree)
 
 
 class _Finder:

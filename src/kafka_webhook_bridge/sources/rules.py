@@ -1,7 +1,7 @@
 """What a source does with an event besides storing it: leave it out, choose its topic, take secrets out of it.
 
     proven request ──filter──▶ dropped, answered and counted
-                        └──▶ topic ──▶ event ──redact──▶ event, marked as altered
+                        └──▶ topic ──▶ event ──redact──▶ event, marked as altered ──split──▶ several
 
 Rules read places as templates do (keys.py), in the request as it came; what is stored of it afterwards may be less.
 """
@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from kafka_webhook_bridge.event import Request
 from kafka_webhook_bridge.sources.keys import KeyTemplate, Part, parse_part
 from kafka_webhook_bridge.sources.redact import Redaction
+from kafka_webhook_bridge.sources.split import Splitter
 
 RULES_MAX: Final = 50
 TOPICS_MAX: Final = 100  # that one source may choose from
@@ -53,6 +54,7 @@ class Rules:
     filter: tuple[Rule, ...] = ()
     topic: KeyTemplate | None = None
     redaction: Redaction | None = None
+    split: Splitter | None = None
     text: Any = None
 
     @property
@@ -62,6 +64,7 @@ class Rules:
             any(part.kind == "json" for rule in self.filter for part, _ in rule.conditions)
             or (self.topic is not None and self.topic.needs_json)
             or (self.redaction is not None and self.redaction.needs_json)
+            or self.split is not None
         )
 
     def dropped(self, request: Request, document: Any) -> Dropped | None:

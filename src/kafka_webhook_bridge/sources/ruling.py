@@ -11,6 +11,7 @@ from kafka_webhook_bridge.sources.model import SourceModel, check_topic
 from kafka_webhook_bridge.sources.redact import Redaction, overlap, parse_path, redaction_of
 from kafka_webhook_bridge.sources.rules import Rules, compile_rule, unlisted
 from kafka_webhook_bridge.sources.source import Source
+from kafka_webhook_bridge.sources.split import Splitter, parse_split
 
 Say = Callable[[str, str], None]
 """Records a problem: the key of the source that it is about, and a sentence."""
@@ -29,17 +30,19 @@ def rules_of(model: SourceModel, say: Say, *, read: Mapping[str, Any], decodes: 
     filters = tuple(
         compile_rule(rule.drop or rule.keep or "", drops=rule.drop is not None, when=rule.when) for rule in model.filter
     )
+    split = _split(model, say, decodes=decodes)
     names = [rule.name for rule in filters]
     for name in sorted({name for name in names if names.count(name) > 1}):
         say("filter", f"two rules are called {name}")
-    if not filters and template is None and redaction is None:
+    if not filters and template is None and redaction is None and split is None:
         return None
     text = {
         "topic": template and template.text,
         "filter": [_text_of(rule.model_dump()) for rule in model.filter],
         "redact": model.redact and model.redact.model_dump(by_alias=True),
+        "split": model.split,
     }
-    return Rules(filters, template, redaction, text)
+    return Rules(filters, template, redaction, split, text)
 
 
 def with_branches(source: Source, model: SourceModel) -> Source:
@@ -89,6 +92,20 @@ def _redaction(model: SourceModel, say: Say, read: Mapping[str, Any], *, decodes
                 what = f"{found} is what `{key}` shows in every record; take it out there, too"
                 say("redact", what)
     return redaction_of(row.json_, row.headers, row.query)
+
+
+def _split(model: SourceModel, say: Say, *, decodes: bool) -> Splitter | None:
+    if model.split is None:
+        return None
+    found = parse_split(model.split)
+    if decodes:
+        say("split", "the profile's events are wrapped in their bodies, where there is no array to split")
+    if model.dedupe == "suppress":
+        say("split", "`dedupe: suppress` answers for one event; parts can be marked as duplicates, by `mark` or `body`")
+    for path in map(parse_path, model.redact.json_ if model.redact is not None else ()):
+        if len(path) <= len(found.path) and overlap(path, found.path):
+            say("split", f"{'.'.join(path)} is taken out by `redact`, and {model.split} with it")
+    return found
 
 
 def _parts(template: Any) -> list[Part]:
