@@ -224,8 +224,16 @@ def test_rule_29_every_part_of_an_acknowledged_request_must_be_there(site: Site)
     found = site.audit(file, code=0)
     assert (found["receipts"]["acknowledged"], found["events"], found["records"]) == (10, 30, 30)
     assert (found["fates"], found["problems"]) == ({"stored": 30}, {})
-    # A part is lost that no answer has named.
+    # A part is lost, from both places or from one; no answer has named it.
     parent = uuid.UUID(told(file)[3]["event_id"])
+    text = file.read_text()
+    assert text.count(f'"{parent}","stored":"kafka","duplicate":false,"parts":3') == 1
+    (more := site.folder / "more.jsonl").write_text(
+        text.replace(f'"{parent}","stored":"kafka","duplicate":false,"parts":3',
+                     f'"{parent}","stored":"kafka","duplicate":false,"parts":4')
+    )  # fmt: skip
+    found = site.audit(more, code=1)
+    assert (found["fates"], found["examples"]["lost"]) == ({"stored": 30, "lost": 1}, [str(part(parent, 4))])
     victim = part(parent, 3)
     site.sql("DELETE FROM events WHERE event_id = $1", victim)
     found = site.audit(file, code=1)

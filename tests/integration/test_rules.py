@@ -318,8 +318,8 @@ def test_parts_that_are_too_large_together_are_refused_together(server: Serve, s
 def test_rule_29_one_part_that_is_not_durable_keeps_the_2xx_back(server: Serve, stack: Stack, database: str) -> None:
     """A topic that is gone: what Kafka alone may confirm is refused, the outbox takes the part elsewhere."""
     there, gone = BROKEN["topics"]
-    body = b'[{"k":"there"},{"k":"gone"},{"k":"there"}]'
-    assert send(server, "broken", body).json["parts"] == 3
+    body = b'[{"k":"there"},{"k":"gone"},{"k":"gone"},{"k":"there"}]'
+    assert send(server, "broken", body).json["parts"] == 4
     admin = confluent_kafka.admin.AdminClient(client_config(stack.kafka.settings))
     admin.delete_topics([gone])[gone].result(WAIT_S)
 
@@ -340,7 +340,7 @@ def test_rule_29_one_part_that_is_not_durable_keeps_the_2xx_back(server: Serve, 
 
     eventually(first_is_there, "the first part")
     answer = send(server, "broken-any", body)
-    assert (answer.status, answer.json["parts"], answer.json["stored"]) == (200, 3, "outbox")
+    assert (answer.status, answer.json["parts"], answer.json["stored"]) == (200, 4, "outbox")
     second = ids.part(uuid.UUID(answer.json["event_id"]), 2)
     (waits,) = rows(database, "SELECT state FROM outbox WHERE event_id = $1", second)
     assert waits["state"] in ("waiting", "blocked")
