@@ -25,7 +25,7 @@ import aws_tables
 import provider_pages
 from kafka_webhook_bridge import cli, errors, settings
 from kafka_webhook_bridge.errors import KwbError, Refusal
-from kafka_webhook_bridge.event import Event, Request
+from kafka_webhook_bridge.event import Altered, Event, Request
 from kafka_webhook_bridge.formats import cloudevents, encode, envelope, headers
 from kafka_webhook_bridge.observability import metrics
 from kafka_webhook_bridge.sources import keys, model, profile
@@ -235,6 +235,7 @@ def _label(label: str, kind: Any) -> str:
         "topic": "the topic's name",
         "code": "a code of [errors](errors.md)",
         "error": "the name that Kafka or PostgreSQL gives",
+        "rule": "the name of a rule of a `filter`",
     }[label]
     return f"{meaning}, at most {metrics.OPEN_LABELS_MAX[label]} of them"
 
@@ -316,11 +317,12 @@ def bridge_yaml_page() -> str:
     lines += ["## A source", "", f"{_first_line(model.SourceModel)} The name is `{NAME.pattern}`.", ""]
     lines += _fields(model.SourceModel)
     lines += ["`answer`, `verify`: the words of [files of the catalog](catalog.md).", ""]
+    for name, inner in (("filter", model.FilterRule), ("redact", model.RedactModel)):
+        lines += [f"### {name}", "", _first_line(inner), ""]
+        lines += _fields(inner)
+    lines += ["[What they do](../howto/rules.md).", ""]
     lines += ["## Partition keys", "", inspect.cleandoc(keys.__doc__ or ""), ""]
     lines += [f"`KEY_BYTES_MAX` is {keys.KEY_BYTES_MAX}.", ""]
-    if model.LATER:
-        lines += ["## Not in this version", ""]
-        lines += [f"- `{name}`: {sentence}." for name, sentence in model.LATER.items()]
     return _text(lines)
 
 
@@ -406,6 +408,10 @@ HEADERS: dict[str, str] = {
     "kwb_dedupe_key": "digest of source and the sender's own delivery id; absent where none is known",
     "traceparent": "copy of the request's (W3C Trace Context); absent where the sender gave none",
     "kwb_format": "`cloudevents` or `envelope`; absent with `raw`",
+    "kwb_altered": "what [rules](../howto/rules.md) did to it: `redact`, `split` or `redact,split`; else absent",
+    "kwb_body_sha256": "with `kwb_altered`: the SHA-256, in hex, of the body as it came",
+    "kwb_parent_id": "of a part of a request that was split: the event id of its first part, which is in the receipt",
+    "kwb_part": "the number of the part, from 1, and how many there are: `1/3`",
 }
 
 
@@ -484,6 +490,7 @@ def example_record(fmt: str, *, everything: bool = False) -> tuple[bytes, list[t
         "basic",
         False,
         "0" * 64 if everything else None,
+        Altered("split", "0" * 64, "01938e9c-2a00-7000-8000-000000000000", 1, 3) if everything else None,
     )
     record = encode(event)
     return record.value, record.headers

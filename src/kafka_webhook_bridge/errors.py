@@ -138,6 +138,11 @@ RATE_LIMIT = Refusal(
     "Raise the source's rate_limit_per_second.", retry=True,
 )  # fmt: skip
 
+NOT_REDACTABLE = Refusal(
+    "rules.redact", 422, "Unprocessable Content", "The body is not JSON, so nothing can be taken out of it.",
+    "The source's `redact` names members of JSON; a body that hides them must not be stored as it is.",
+)  # fmt: skip
+
 RECORD_TOO_LARGE = Refusal(
     "record.too_large", 413, "Content Too Large", "The event with its headers is larger than Kafka accepts.",
     "Lower body_bytes_max, or raise the topic's max.message.bytes (`kwb doctor` compares them).",
@@ -184,8 +189,8 @@ INTERNAL = Refusal(
 REFUSALS: dict[str, Refusal] = _table(
     MALFORMED, FRAMING, HOST, TARGET, HEADER_TIMEOUT, BODY_TIMEOUT, BODY_TOO_LARGE, URL_TOO_LONG,
     CONTENT_ENCODING, EXPECTATION, HEADERS_TOO_LARGE, UNAUTHORIZED, SIGNATURE, KEY_PENDING, HANDSHAKE, BACK_OFF,
-    UNKNOWN_SOURCE, TOPICS_MAX, METHOD, RATE_LIMIT, RECORD_TOO_LARGE, NOT_DURABLE, KAFKA_REFUSED, QUEUE_FULL,
-    OUTBOX_FULL, OUTBOX_REFUSED, UNDER_WAY, IN_FLIGHT, TOPIC_BLOCKED, INTERNAL,
+    UNKNOWN_SOURCE, TOPICS_MAX, METHOD, RATE_LIMIT, NOT_REDACTABLE, RECORD_TOO_LARGE, NOT_DURABLE, KAFKA_REFUSED,
+    QUEUE_FULL, OUTBOX_FULL, OUTBOX_REFUSED, UNDER_WAY, IN_FLIGHT, TOPIC_BLOCKED, INTERNAL,
 )  # fmt: skip
 
 

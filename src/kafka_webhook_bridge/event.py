@@ -30,11 +30,26 @@ class Request(NamedTuple):
     peer: str
 
 
+class Altered(NamedTuple):
+    """What is stored of a request is not what came: `how` says why, `body_sha256` is the hex digest of its own body.
+
+    Of a request that was split, `parent_id` is the event id of its first part, `part` the number of this one, from 1
+    to `parts`.
+    """
+
+    how: str
+    body_sha256: str
+    parent_id: str = ""
+    part: int = 0
+    parts: int = 0
+
+
 class Event(NamedTuple):
     """A verified request. `event_id` is a UUIDv7 (RFC 9562) minted before any I/O; `received_ms` is the time inside it.
 
     `key` is the Kafka partition key or None; `verified` the scheme (`basic`, `none`); `covers_body` tells
-    whether that scheme signs the body; `dedupe_key` is the hex digest of rules.md 13 or None.
+    whether that scheme signs the body; `dedupe_key` is the hex digest of rules.md 13 or None; `altered` is None where
+    the request is as it came.
     """
 
     event_id: str
@@ -46,10 +61,11 @@ class Event(NamedTuple):
     verified: str
     covers_body: bool
     dedupe_key: str | None
+    altered: Altered | None = None
 
 
 class Record(NamedTuple):
-    """An event encoded for Kafka. `body_sha256` is the hex digest of the request body."""
+    """An event encoded for Kafka. `body_sha256` is the hex digest of the request body as it came."""
 
     event_id: str
     topic: str

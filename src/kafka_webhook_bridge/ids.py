@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 import uuid
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 
 DAY_MS = 86_400_000
 TIME_MS_MAX = 253_402_300_799_999  # the end of the year 9999, the last that datetime knows
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_RANDOM_BITS = (2**12 - 1) << 64 | 2**62 - 1  # of a UUIDv7; the others are its time, version and variant
 _UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -34,6 +36,15 @@ def moment(milliseconds: int) -> datetime:
 def milliseconds(time: datetime) -> int:
     """Milliseconds since 1970 of an aware time."""
     return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def part(event_id: uuid.UUID, number: int) -> uuid.UUID:
+    """The id of a part, from 1, of a request that was split: the first has the request's id, and the others follow from
+    it, so that whoever knows the one and their number knows all."""
+    if number == 1:
+        return event_id
+    digest = int.from_bytes(sha256(event_id.bytes + number.to_bytes(4, "big")).digest()[:16], "big")
+    return uuid.UUID(int=event_id.int & ~_RANDOM_BITS | digest & _RANDOM_BITS)
 
 
 def parse(text: str) -> uuid.UUID | None:

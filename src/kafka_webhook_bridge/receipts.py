@@ -5,6 +5,8 @@ JSON lines, in the order in which things happened:
     {"op":"start","version":1,"run":…,"source":…,"url":…,"t":…}
     {"op":"invoke","seq":0,"id":…,"source":…,"body_sha256":…,"t":…}     before the first byte of the request is sent
     {"op":"ok","seq":0,"status":200,"event_id":…,"stored":…,"duplicate":…,"t":…}
+    {"op":"ok","seq":0,"status":200,"event_id":…,"parts":3,"t":…}        split: the id is the first part's
+    {"op":"ok","seq":0,"status":200,"dropped":true,"t":…}                left out by a filter: must not be there
     {"op":"fail","seq":1,"status":401,"code":…,"t":…}                    refused: must not be there
     {"op":"info","seq":2,"status":503,"code":…,"t":…}                    unknown: may be there or not
     {"op":"info","seq":3,"reason":"timeout","t":…}
@@ -31,6 +33,7 @@ from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.errors import ReceiptsError, UsageError
 
 VERSION = 1
+PARTS_MAX = 1000  # of one request
 LINE_BYTES_MAX = 64 * 1024
 _BUFFER_LINES_MAX = 1000  # outcomes that wait for the next write
 
@@ -69,7 +72,7 @@ class ReceiptsFile:
     def ended(self, seq: int, status: int, answer: dict[str, Any], reason: str) -> None:
         """`answer` is the receipt or the problem details, {} when there is none."""
         op = outcome(status)
-        names = ("event_id", "stored", "duplicate") if op == "ok" else ("code", "event_id")
+        names = ("event_id", "stored", "duplicate", "dropped", "parts") if op == "ok" else ("code", "event_id")
         facts = {name: answer[name] for name in names if name in answer}
         self._write(op, seq=seq, **({"status": status} if status else {"reason": reason}), **facts)
         if len(self._lines) >= _BUFFER_LINES_MAX:
@@ -110,7 +113,8 @@ class Sent(NamedTuple):
     """One request of a receipts file and what became of it.
 
     `event_id` is the 16 bytes of the id that the answer named, None where it named none; `duplicate` tells that the
-    answer named an earlier delivery's event; `at_s` is the Unix time of the `invoke` line.
+    answer named an earlier delivery's event, `dropped` that a filter left the request out; `at_s` is the Unix time of
+    the `invoke` line. `parts` is how many events the request became; their ids follow from `event_id` (ids.part).
     """
 
     source: str
@@ -118,7 +122,9 @@ class Sent(NamedTuple):
     outcome: Outcome
     event_id: bytes | None
     duplicate: bool
+    dropped: bool
     at_s: float
+    parts: int = 1
 
 
 class _Invoked(NamedTuple):
@@ -178,7 +184,7 @@ class ReceiptsReader:
                     self._progress(file.tell())
             self._progress(file.tell())
         for invoked in self._waiting.values():
-            yield Sent(invoked.source, invoked.body_sha256, "info", None, False, invoked.at_s)
+            yield Sent(invoked.source, invoked.body_sha256, "info", None, False, False, invoked.at_s)
         self._waiting.clear()
 
     def _line(self, data: bytes) -> dict[str, Any] | None:
@@ -211,7 +217,8 @@ class ReceiptsReader:
             found = ids.parse(text) if text is not None else None
             return Sent(
                 invoked.source, invoked.body_sha256, outcome, None if found is None else found.bytes,
-                line.get("duplicate") is True, invoked.at_s,
+                line.get("duplicate") is True, line.get("dropped") is True, invoked.at_s,
+                self._parts(line),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError):
             raise self._wrong(f"is no {op} line that fits the lines before") from None
@@ -222,6 +229,14 @@ class ReceiptsReader:
             said = ", ".join(f"{count} {name}" for name, count in self._counts.items())
             raise self._wrong(f"does not count what the file holds ({said}); the file was altered")
         self.complete = line.get("complete") is True and not self._waiting
+
+    @staticmethod
+    def _parts(line: dict[str, Any]) -> int:
+        """Raises ValueError for what is no number of parts."""
+        parts = line.get("parts", 1)
+        if type(parts) is not int or not 1 <= parts <= PARTS_MAX:
+            raise ValueError
+        return parts
 
     @staticmethod
     def _time(line: dict[str, Any]) -> float:

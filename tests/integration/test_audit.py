@@ -27,7 +27,7 @@ from confluent_kafka.admin import AdminClient
 from bridge import Message, consume
 from databases import empty_database
 from kafka_webhook_bridge.cli import beat, main
-from kafka_webhook_bridge.ids import TIME_MS_MAX, moment
+from kafka_webhook_bridge.ids import TIME_MS_MAX, moment, part
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.receipts import ReceiptsFile
 from kafka_webhook_bridge.stack import Bridge, Stack
@@ -37,11 +37,18 @@ pytestmark = pytest.mark.integration
 WAIT_S = 60.0
 SOURCES = (
     "labels", "sound", "rows", "foreign", "bodies", "dropped", "forged", "refused", "cut", "killed", "copies", "outbox",
-    "wrapped", "counted", "gone", "process", "busy", "watched",
+    "wrapped", "counted", "gone", "process", "busy", "watched", "altered", "filtered",
+    "split", "parts",
 )  # fmt: skip
 RUN = secrets.token_hex(4)
-YAML = "sources:\n" + "".join(f"  {name}: {{topic: {name}-{RUN}}}\n" for name in SOURCES if name != "wrapped")
-YAML += f"  wrapped: {{topic: wrapped-{RUN}, format: envelope}}\n"
+WORDS = {
+    "wrapped": ", format: envelope",
+    "altered": ", format: envelope, redact: {json: [secret]}",
+    "filtered": ", filter: [{drop: all}]",
+    "split": ", split: json, redact: {json: ['*.secret']}",
+    "parts": ", split: json",
+}
+YAML = "sources:\n" + "".join(f"  {name}: {{topic: {name}-{RUN}{WORDS.get(name, '')}}}\n" for name in SOURCES)
 
 
 def topic_of(source: str) -> str:
@@ -194,6 +201,68 @@ def test_bodies_in_a_structured_format_are_compared_as_they_were_sent(site: Site
     (body := site.folder / "body.bin").write_bytes(bytes(range(256)))
     found = site.audit(site.send("wrapped", 5, "--body", str(body)), site.send("wrapped", 5), code=0)
     assert found["fates"] == {"stored": 10}
+
+
+def test_rule_29_altered_events_are_compared_with_what_was_sent_and_with_each_other(site: Site) -> None:
+    (body := site.folder / "body.json").write_bytes(b'{"secret": "canary", "n": 1}')
+    file = site.send("altered", 10, "--body", str(body))
+    found = site.audit(file, code=0)
+    assert (found["fates"], found["problems"]) == ({"stored": 10}, {})
+    # Another body in the archive than in Kafka.
+    victim, other = (uuid.UUID(line["event_id"]) for line in told(file)[3:5])
+    changed = b'{"secret": "[redacted]", "n": 2}'
+    site.sql("UPDATE events SET body = $2 WHERE event_id = $1", victim, changed)
+    assert site.audit(file, code=1)["examples"]["corrupt"] == [str(victim)]
+    # And the sign that it was altered is gone: then the body is not what was sent.
+    site.sql("UPDATE events SET body = $2, marks = NULL WHERE event_id = $1", other, body.read_bytes())
+    assert sorted(site.audit(file, code=1)["examples"]["corrupt"]) == sorted([str(victim), str(other)])
+
+
+def test_rule_29_every_part_of_an_acknowledged_request_must_be_there(site: Site) -> None:
+    (body := site.folder / "body.json").write_bytes(b'[{"secret": "canary"}, {"n": 1}, 3]')
+    file = site.send("split", 10, "--body", str(body))
+    found = site.audit(file, code=0)
+    assert (found["receipts"]["acknowledged"], found["events"], found["records"]) == (10, 30, 30)
+    assert (found["fates"], found["problems"]) == ({"stored": 30}, {})
+    # A part is lost, from both places or from one; no answer has named it.
+    parent = uuid.UUID(told(file)[3]["event_id"])
+    text = file.read_text()
+    assert text.count(f'"{parent}","stored":"kafka","duplicate":false,"parts":3') == 1
+    (more := site.folder / "more.jsonl").write_text(
+        text.replace(f'"{parent}","stored":"kafka","duplicate":false,"parts":3',
+                     f'"{parent}","stored":"kafka","duplicate":false,"parts":4')
+    )  # fmt: skip
+    found = site.audit(more, code=1)
+    assert (found["fates"], found["examples"]["lost"]) == ({"stored": 30, "lost": 1}, [str(part(parent, 4))])
+    victim = part(parent, 3)
+    site.sql("DELETE FROM events WHERE event_id = $1", victim)
+    found = site.audit(file, code=1)
+    assert found["fates"] == {"stored": 29, "missing_in_archive": 1}
+    assert found["examples"]["missing_in_archive"] == [str(victim)]
+
+
+def test_rule_16_parts_of_requests_of_unknown_outcome_are_not_spurious(site: Site) -> None:
+    (body := site.folder / "body.json").write_bytes(b"[1, 2, 3]")
+    file = site.send("parts", 4, "--body", str(body))
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    answers = [line for line in lines if line["op"] == "ok"]
+    # One answer was a 503 with an id, one never came; one was refused.
+    answers[0].update(op="info", status=503)
+    del answers[1]["event_id"], answers[1]["parts"], answers[1]["status"]
+    answers[1].update(op="info", reason="timeout")
+    answers[2].update(op="fail", status=401)
+    lines[-1].update(ok=1, fail=1, info=2)
+    (changed := site.folder / "changed.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = site.audit(changed, code=1)
+    assert found["problems"] == {"rejected_but_stored": 3}
+    assert found["receipts"]["unknown_present"] == 4  # three of the 503, and the one of which no answer told
+
+
+def test_rule_17_what_a_filter_left_out_is_neither_lost_nor_stored(site: Site) -> None:
+    file = site.send("filtered", 5)
+    found = site.audit(file, code=0)
+    assert (found["receipts"]["acknowledged"], found["receipts"]["refused"], found["events"]) == (0, 5, 0)
+    assert all(line["dropped"] is True and "event_id" not in line for line in told(file))
 
 
 def test_rule_17_requests_events_and_receipts_add_up(site: Site) -> None:

@@ -309,6 +309,17 @@ def test_sources_list() -> None:
     assert "The open rule is off: any other name is answered 404." in people
 
 
+def test_sources_show_says_what_rules_do() -> None:
+    shop = """{topic: "shop.{header:X-T}", topics: [shop.a, shop.b], filter: [{drop: pings, when: {"json:a": b}},
+        {keep: rest}], redact: {json: [a.b], query: [t]}, split: json:items, auth: none}"""
+    people = here("sources", "show", "shop", KWB_CONFIG=f"sources: {{shop: {shop}}}", COLUMNS="200").stdout
+    for row in (
+        "chosen by shop.{header:X-T}, of shop.a, shop.b; shop is for others",
+        "filter drop pings, keep rest", "taken out json a.b, query t", "split json:items",
+    ):  # fmt: skip
+        assert row in " ".join(people.split())
+
+
 def test_sources_show() -> None:
     environ = {**LOGIN, "KWB_CONFIG": YAML + "public_url: https://hooks.example.com/in\n"}
     people = here("sources", "show", "shop-de", **environ).stdout

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from kafka_webhook_bridge import formats, ids
 from kafka_webhook_bridge.archive.rows import label
-from kafka_webhook_bridge.event import Event, Record, Request
+from kafka_webhook_bridge.event import Altered, Event, Record, Request
 from kafka_webhook_bridge.formats.rows import EventRow, RowMaker, record_of
 from kafka_webhook_bridge.sources.source import Format, Source, named
 
@@ -60,18 +60,19 @@ def row_of(record: Record, headers: list[tuple[str, bytes | None]] | None = None
     | st.sampled_from(["t" * 600, "a\0b"]),
     verified=st.sampled_from(["none", "basic", "hmac"]),
     flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    altered=st.sampled_from([None, Altered("redact", "ab" * 32), Altered("split", "ab" * 32, EVENT_ID, 2, 3)]),
 )
 def test_rule_15_a_row_gives_back_its_record_to_the_byte(
     format: Format, body: bytes, lines: list[tuple[bytes, bytes]], key: bytes | None,
     target: tuple[bytes, bytes | None], kind: str, verified: str, flags: tuple[bool, bool, bool],
+    altered: Altered | None,
 ) -> None:  # fmt: skip
     covers, deduped, indexed = flags
     request = Request(b"POST", *target, lines, body, "127.0.0.1")
     at_ms = ids.time_ms(uuid.UUID(EVENT_ID))
     proofs = frozenset({b"cookie"} if deduped else ())
-    event = Event(
-        EVENT_ID, at_ms, source(format, proofs), request, kind, key, verified, covers, "0" * 64 if deduped else None
-    )
+    of, dedupe_key = source(format, proofs), "0" * 64 if deduped else None
+    event = Event(EVENT_ID, at_ms, of, request, kind, key, verified, covers, dedupe_key, altered)
     record = formats.encode(event)
     assert deduped or not any(name == "http_cookie" for name, _ in record.headers)
     row = row_of(record, indexed=indexed)

@@ -10,7 +10,7 @@ from json_schema import accepts
 
 from kafka_webhook_bridge.errors import ConfigError
 from kafka_webhook_bridge.sources.config import check_configuration, load_configuration, load_sources
-from kafka_webhook_bridge.sources.model import BODY_BYTES_MAX, LATER, SourceModel, check_topic, json_schema
+from kafka_webhook_bridge.sources.model import BODY_BYTES_MAX, check_topic, json_schema
 from kafka_webhook_bridge.sources.table import SourceTable, describe
 
 CANARY = "canary-91c2"
@@ -63,7 +63,7 @@ def test_the_example_means_what_it_says() -> None:
         "profile": None, "verified": "basic", "covers_body": False, "secrets": 0, "params": [], "credentials": 1,
         "format": "raw", "type": None, "key": "{json:order.id}", "content_encoding": "opaque",
         "rate_limit_per_second": 12.5, "index_json": False, "ack": "any", "ordering": "none",
-        "delivery_id": None, "dedupe": "mark", "public_url": "https://hooks.example.com/in/erp",
+        "delivery_id": None, "dedupe": "mark", "topics": [], "rules": None, "public_url": "https://hooks.example.com/in/erp",
     }  # fmt: skip
     assert erp.allow == b"POST, GET"
     assert erp.needs_json
@@ -107,7 +107,7 @@ def test_a_file_is_named_with_the_line(tmp_path: Path) -> None:
 
 # Text, and for each problem the line (0: a variable, named) and words of it.
 WRONG: dict[str, tuple[str, list[tuple[int | str, str]]]] = {
-    "an unknown key without a near match": ("sources: {a: {zzzzzz: 1}}", [(1, "unknown key; there are topic, prof")]),
+    "an unknown key without a near match": ("sources: {a: {zzzzzz: 1}}", [(1, "unknown key; there are topic, ")]),
     "not YAML": ("sources:\n  a: [1\n  b: 2\n", [(3, "not YAML")]),
     "a tab": ("sources:\n\ta: {}\n", [(2, "a tab cannot indent YAML")]),
     "a control character": ("sources:\n  a\x07: {}\n", [(2, "the character U+0007 is not allowed")]),
@@ -186,15 +186,6 @@ def test_wrong(case: str) -> None:
     for problem, (line, words) in zip(found, expected, strict=True):
         assert problem.startswith(f"KWB_CONFIG:{line}: " if isinstance(line, int) else f"{line}: "), problem
         assert words in problem
-
-
-@pytest.mark.parametrize("key", LATER)
-def test_keys_of_later_versions_are_explained(key: str) -> None:
-    (problem,) = problems(f"sources:\n  a:\n    {key}: x\n")
-    assert problem == f"KWB_CONFIG:3: sources.a.{key}: {LATER[key]}"
-    assert key not in SourceModel.model_fields
-    (problem,) = problems(f"sources:\n  a:\n    {key}x: x\n")
-    assert problem == f"KWB_CONFIG:3: sources.a.{key}x: unknown key; did you mean `{key}`? But {LATER[key]}"
 
 
 def test_every_problem_at_once_in_the_order_of_the_lines() -> None:

@@ -178,7 +178,7 @@ class Archiver:
             await reader.close()
 
     async def _names(self) -> set[str]:
-        return await topic_names(self._store) | {source.topic for source in self._sources.all()}
+        return await topic_names(self._store) | self._sources.by_topic().keys()
 
     async def _topic_ids(self, names: set[str]) -> dict[str, uuid.UUID]:
         """Of those that exist."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from kafka_webhook_bridge import formats, ids
-from kafka_webhook_bridge.archive.rows import label, look_at
+from kafka_webhook_bridge.archive.rows import fingerprint, look_at
 from kafka_webhook_bridge.archive.verdicts import At, Ledger, Verdicts, Where, Window
 from kafka_webhook_bridge.errors import KafkaError, UsageError
 from kafka_webhook_bridge.formats.rows import record_of
@@ -174,12 +174,14 @@ class Audit:
         low_s = 0.0 if asked.since_ms is None else asked.since_ms / 1000
         high_s = float("inf") if asked.until_ms is None else asked.until_ms / 1000
         sources: set[str] = set()
-        for source, digest, outcome, event_id, duplicate, at_s in reader:
+        for source, digest, outcome, event_id, duplicate, dropped, at_s, parts in reader:
             if asked.source not in (None, source) or not low_s <= at_s < high_s:
                 continue
             sources.add(source)
-            if outcome == "ok":
-                ledger.acked(event_id, digest, duplicate=duplicate)
+            if dropped:
+                ledger.refused(None, digest)
+            elif outcome == "ok":
+                ledger.acked(event_id, digest, duplicate=duplicate, parts=parts)
             elif outcome == "fail":
                 ledger.refused(event_id, digest)
             else:
@@ -206,12 +208,12 @@ class Audit:
         """Topics in which the audited events may be. Rows may name more."""
         if self._names is None:
             known = await topic_names(self._store) if self._store is not None else set()
-            return known | {source.topic for source in self._sources.all()}
-        found = set()
+            return known | self._sources.by_topic().keys()
+        found: set[str] = set()
         for name in self._names:
             source = self._sources.get(name) or self._sources.open_source(name)
             if source is not None:
-                found.add(source.topic)
+                found.update(source.topics)
             else:
                 self._notes.append(f"{name} is not configured here; its topics are those that its rows name.")
         return found
@@ -321,7 +323,7 @@ class Audit:
             reader.close()
 
     def _take_record(self, record: Record) -> None:
-        seen = look_at(record)
+        seen = look_at(record.headers)
         if seen.event_id is None:
             return  # not the bridge's (rules.md 20)
         body = record.value
@@ -329,10 +331,11 @@ class Audit:
             with contextlib.suppress(ValueError):  # the archive keeps such a value as the body, too
                 body = formats.decode(seen.format, body)
         at = At(record.topic, record.partition, record.offset)
+        digest, label = fingerprint(record.key, record.headers, sha256(body).digest())
         self.ledger.record(
-            seen.event_id.bytes, seen.source, sha256(body).digest(), label(record.key, record.headers), at=at,
+            seen.event_id.bytes, seen.source, digest, label, at=at,
             copy=seen.copy, passed=at.offset < self._archived.get(Place(at.topic, at.partition), 0),
-            released=seen.released, made_here=seen.made_here,
+            released=seen.released, made_here=seen.made_here, parent=seen.parent,
         )  # fmt: skip
 
     # ── PostgreSQL ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -365,9 +368,10 @@ class Audit:
         for row in rows:
             event = row.event
             record = record_of(event)  # its value is none of the event's, but nothing else hangs on it
+            digest, label = fingerprint(record.key, record.headers, row.body_sha256)
             self.ledger.row(
-                event.event_id.bytes, event.source, row.body_sha256, self._where(row),
-                label(record.key, record.headers), label_lost=row.partial, released=row.released,
+                event.event_id.bytes, event.source, digest, self._where(row), label,
+                label_lost=row.partial, released=row.released, parent=look_at(record.headers).parent,
             )  # fmt: skip
 
     def _where(self, row: audit.Row) -> Where:

@@ -245,7 +245,7 @@ class Reconciler:
         found: dict[Place, dict[int, tuple[uuid.UUID, bool]]] = {place: {} for place in spans}
 
         def take(record: Record) -> None:
-            seen = look_at(record)
+            seen = look_at(record.headers)
             if seen.event_id is not None:
                 found[Place(record.topic, record.partition)][record.offset] = (seen.event_id, seen.copy)
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import NamedTuple
 
 from kafka_webhook_bridge import ids
-from kafka_webhook_bridge.formats.headers import FORMAT
+from kafka_webhook_bridge.formats.headers import ALTERED, BODY_SHA256, FORMAT, PARENT_ID
 from kafka_webhook_bridge.formats.rows import REPLAY, REQUEST_HEADER, EventRow, RowMaker, Skip
 from kafka_webhook_bridge.kafka.consumer import Place, Record
 
 RELEASED_HEADER = "kwb_released_at"
 _EVERY_RECORD_HAS = "kwb_verified"
+_HEX_DIGEST = re.compile(rb"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,25 @@ def label(key: bytes | None, headers: Iterable[tuple[str, bytes | None]]) -> byt
     return sha256(repr((key, sorted(own), kept)).encode("utf-8", "backslashreplace")).digest()
 
 
+def fingerprint(
+    key: bytes | None, headers: Sequence[tuple[str, bytes | None]], body_sha256: bytes
+) -> tuple[bytes, bytes]:
+    """The digest of the body that the sender sent, and the label. `body_sha256` is that of the body that is stored.
+
+    Of an altered event they are two bodies: then the label tells of the one that is stored, too (rules.md 29).
+    """
+    if any(name == ALTERED for name, _ in headers):
+        for name, value in headers:
+            if name == BODY_SHA256 and _HEX_DIGEST.fullmatch(value or b""):
+                return bytes.fromhex((value or b"").decode()), label(key, [*headers, ("", body_sha256)])
+    return body_sha256, label(key, headers)
+
+
 class Seen(NamedTuple):
     """Whose record it is: `event_id` is None where it is none of the bridge's, `format` None for raw.
 
-    `made_here` tells a record of the bridge from one of somebody else who has such ids, too.
+    `made_here` tells a record of the bridge from one of somebody else who has such ids, too; `parent` is the id of the
+    request whose part it is, None where it is a whole one, or its first part.
     """
 
     event_id: uuid.UUID | None
@@ -69,14 +86,16 @@ class Seen(NamedTuple):
     copy: bool
     released: bool
     made_here: bool
+    parent: bytes | None
 
 
-def look_at(record: Record) -> Seen:
+def look_at(headers: Iterable[tuple[str, bytes | None]]) -> Seen:
     """What the headers of a record tell."""
     event_id = form = None
     source = ""
+    parent = None
     copy = released = made_here = False
-    for name, value in record.headers:
+    for name, value in headers:
         if name == "ce_id":
             event_id = ids.parse((value or b"").decode("latin-1"))
         elif name == "kwb_source":
@@ -89,4 +108,7 @@ def look_at(record: Record) -> Seen:
             copy = True
         elif name == RELEASED_HEADER:
             released = True
-    return Seen(event_id, source, form, copy, released, made_here)
+        elif name == PARENT_ID:
+            parent = ids.parse((value or b"").decode("latin-1"))
+    told = None if parent is None or parent == event_id else parent.bytes
+    return Seen(event_id, source, form, copy, released, made_here, told)

@@ -21,6 +21,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from kafka_webhook_bridge import ids
+
 EXAMPLES_MAX = 10  # ids kept of each verdict, and places of each of them
 
 _ID_BYTES = 16
@@ -72,6 +74,7 @@ _LABEL_KAFKA = 1 << 16  # its records have different labels
 _LABEL_ARCHIVE = 1 << 17  # its row has another one than its records
 _LABEL_LOST = 1 << 18  # its row was kept without some of what its label is made of
 _FOREIGN = 1 << 19  # a record that somebody else made: its row has no more of it than the bridge knows
+_PART = 1 << 20  # of a request that was split, and not the first, by which it is judged where no answer told an id
 _WHERE: Mapping[Where, int] = {
     "log": 0, "before_log_start": _BEFORE_LOG_START, "waiting": _WAITING, "quarantined": _QUARANTINED,
 }  # fmt: skip
@@ -191,8 +194,9 @@ class Ledger:
 
     # ── what senders were told ────────────────────────────────────────────────────────────────────────────────────
 
-    def acked(self, event_id: bytes | None, digest: bytes, *, duplicate: bool = False) -> None:
-        """A 2xx. A `duplicate` names the first delivery's event, whose body may be another one."""
+    def acked(self, event_id: bytes | None, digest: bytes, *, duplicate: bool = False, parts: int = 1) -> None:
+        """A 2xx. A `duplicate` names the first delivery's event, whose body may be another one; of several `parts` the
+        first is named."""
         self._found.acknowledged += 1
         self._found.suppressed += duplicate
         if event_id is None:
@@ -200,6 +204,8 @@ class Ledger:
                 self._acked_bodies[digest[:_DIGEST_BYTES]] += 1
             return
         self._told(event_id, _ACKED, None if duplicate else digest)
+        for number in range(2, parts + 1):
+            self._told(ids.part(uuid.UUID(bytes=event_id), number).bytes, _ACKED, digest)
 
     def refused(self, event_id: bytes | None, digest: bytes) -> None:
         """An answer that says that the event was not taken."""
@@ -243,11 +249,12 @@ class Ledger:
         passed: bool = False,
         released: bool = False,
         made_here: bool = True,
+        parent: bytes | None = None,
     ) -> None:
         """A record in Kafka. `copy`: made by a replay or a rebuild; `passed`: the archive has committed its position
         behind it; `released`: of an event that was refused at first and let in by an operator; `made_here`: by the
-        bridge."""
-        number = self._find(event_id, source)
+        bridge; `parent`: the event by whose id its request was answered, where it is another part of that."""
+        number = self._find(event_id, source, parent)
         if number < 0:
             return
         found = self._found
@@ -296,9 +303,10 @@ class Ledger:
         *,
         label_lost: bool = False,
         released: bool = False,
+        parent: bytes | None = None,
     ) -> None:
         """A row of the archive. `label_lost`: PostgreSQL took it only in part, so that its records may have more."""
-        number = self._find(event_id, source)
+        number = self._find(event_id, source, parent)
         if number < 0:
             return
         self._found.rows += 1
@@ -330,10 +338,14 @@ class Ledger:
         self._flags[number] = flags | flag
         return bool(flag & corrupt)
 
-    def _find(self, event_id: bytes, source: str) -> int:
+    def _find(self, event_id: bytes, source: str, parent: bytes | None) -> int:
         """The event's number; -1 when nobody asked for it."""
         number = self._events.find(event_id)
         if number >= 0:
+            return number
+        if parent is not None and (told := self._events.find(parent)) >= 0 and self._flags[told] & _KNOWN:
+            number = self._number(event_id)  # what its request was told is said of it
+            self._flags[number] |= self._flags[told] & _KNOWN | _PART
             return number
         time_ms = int.from_bytes(event_id[:6], "big")
         covering = [window for window in self.windows if window.covers(source, time_ms)]
@@ -342,6 +354,8 @@ class Ledger:
         number = self._number(event_id)
         if all(window.complete for window in covering):
             self._flags[number] |= _SPURIOUS_COUNTS
+        if parent is not None:
+            self._flags[number] |= _PART
         return number
 
     def _number(self, event_id: bytes) -> int:
@@ -416,7 +430,7 @@ class Ledger:
                 if present and not flags & _RELEASED:
                     told.rejected_but_stored += 1
                     self._example(told, "rejected_but_stored", number)
-            elif self.has_receipts:
+            elif self.has_receipts and not flags & _PART:
                 self._explain(told, number, flags, (acked, unknown, refused))
         for digest, count in acked.items():  # answered 2xx without an id, and nothing has that body
             told.events += count

@@ -201,7 +201,8 @@ class Doctor:
             for name, made_by in (self.facts.made_by if self.facts else {}).items()
         }
         for source in self.sources.all():
-            wanted[source.topic] = max(wanted.get(source.topic, 0), source.body_bytes_max)
+            for topic in source.topics:
+                wanted[topic] = max(wanted.get(topic, 0), source.body_bytes_max)
         return wanted
 
     def _topic_checks(self) -> Iterator[Check]:

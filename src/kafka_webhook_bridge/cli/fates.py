@@ -37,7 +37,7 @@ FATES: Final[dict[Fate, str]] = {
 ANSWERS: Final[dict[str, str]] = {
     "acknowledged": "answered 2xx",
     "suppressed": "of them, duplicates answered with the first one's receipt",
-    "refused": "answered 3xx or 4xx",
+    "refused": "answered 3xx or 4xx, or left out by a filter",
     "unknown_present": "no answer, or 5xx; there",
     "unknown_absent": "no answer, or 5xx; not there",
 }

@@ -112,6 +112,7 @@ def show_source(name: str, out: Output) -> None:
         ("what", "this source"),
         [
             ("topic", facts["topic"]),
+            *_rule_rows(facts),
             ("authentication", _login(facts)),
             ("proof", _proof(facts)),
             ("methods", ", ".join(facts["methods"])),
@@ -133,6 +134,23 @@ def show_source(name: str, out: Output) -> None:
     else:
         out.say("Try it with")
     out.say(f"  {facts['try']}")
+
+
+def _rule_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a source does with events besides storing them; nothing where it does nothing."""
+    rules = facts["rules"]
+    if rules is None:
+        return []
+    rows = []
+    if rules["topic"]:
+        rows.append(("chosen by", f"{rules['topic']}, of {', '.join(facts['topics'])}; {facts['topic']} is for others"))
+    if rules["filter"]:
+        rows.append(("filter", ", ".join(f"{w} {rule[w]}" for rule in rules["filter"] for w in rule if w != "when")))
+    if rules["redact"]:
+        rows.append(("taken out", ", ".join(f"{k} {name}" for k, names in rules["redact"].items() for name in names)))
+    if rules["split"]:
+        rows.append(("split", rules["split"]))
+    return rows
 
 
 def _facts(source: Source, settings: Settings, table: SourceTable) -> dict[str, Any]:

@@ -77,8 +77,10 @@ def _topics(admin: Admin, settings: Settings, names: Iterable[str], out: Output)
     wanted: dict[str, str] = {}
     for name in names:
         source = (sources.get(name) or sources.open_source(name)) if sources else None
-        wanted[source.topic if source else name] = name
-        if source and source.topic != name:
+        wanted |= dict.fromkeys(source.topics if source else (name,), name)
+        if source and source.branches:
+            out.note(f"The topics of the source {name} are {', '.join(source.topics)}.")
+        elif source and source.topic != name:
             out.note(f"The topic of the source {name} is {source.topic}.")
     there = admin.topic_ids(wanted)
     for topic, name in wanted.items():

@@ -10,7 +10,7 @@ from hashlib import sha256
 
 from kafka_webhook_bridge.event import Event, Record
 from kafka_webhook_bridge.formats import cloudevents, envelope, raw
-from kafka_webhook_bridge.formats.headers import FORMAT, fixed, request_headers
+from kafka_webhook_bridge.formats.headers import FORMAT, altered_headers, fixed, request_headers
 
 _ENCODERS = {
     "cloudevents": (cloudevents.encode, cloudevents.CONTENT_TYPE),
@@ -37,7 +37,11 @@ def encode(event: Event, is_json: bool | None = None) -> Record:
         encoder, own_type = _ENCODERS[source.format]
         value = encoder(event, kept, content_type, is_json)
         own = fixed(event, own_type, traceparent)
-    return Record(event.event_id, source.topic, event.key, value, own + kept, sha256(body).hexdigest())
+    altered = event.altered
+    if altered is None:
+        return Record(event.event_id, source.topic, event.key, value, own + kept, sha256(body).hexdigest())
+    headers = own + kept + altered_headers(altered)
+    return Record(event.event_id, source.topic, event.key, value, headers, altered.body_sha256)
 
 
 def decode(format: str, value: bytes) -> bytes:  # noqa: A002

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import time
 
-from kafka_webhook_bridge.event import Event
+from kafka_webhook_bridge.event import Altered, Event
 
 Headers = list[tuple[str, bytes]]
 
 # How a reader knows a structured value; absent means raw (a content-type proves nothing, senders may send CloudEvents).
 FORMAT = "kwb_format"
+
+# Of records whose value, or whose request's headers, are not what came (rules.md 29).
+ALTERED, BODY_SHA256 = "kwb_altered", "kwb_body_sha256"
+PARENT_ID, PART = "kwb_parent_id", "kwb_part"
 
 # Names that only the bridge sets.
 RESERVED = ("ce_", "kwb_", "http_", "content-type", "traceparent")
@@ -108,7 +112,7 @@ def _without(kept: Headers, connection: bytes) -> Headers:
 
 def fixed(event: Event, content_type: bytes | None, traceparent: bytes | None) -> Headers:
     """The bridge's own headers; what is None is left out."""
-    event_id, received_ms, source, request, kind, _, verified, covers_body, dedupe_key = event
+    event_id, received_ms, source, request, kind, _, verified, covers_body, dedupe_key, _ = event
     headers = [
         _SPECVERSION,
         ("ce_id", event_id.encode()),
@@ -133,4 +137,12 @@ def fixed(event: Event, content_type: bytes | None, traceparent: bytes | None) -
         headers.append(("traceparent", traceparent))
     if source.format != "raw":
         headers.append((FORMAT, source.format.encode()))
+    return headers
+
+
+def altered_headers(altered: Altered) -> Headers:
+    """What a record says of an event that is not as it came; behind the request's own headers, as a row gives it."""
+    headers = [(ALTERED, altered.how.encode()), (BODY_SHA256, altered.body_sha256.encode())]
+    if altered.parts:
+        headers += [(PARENT_ID, altered.parent_id.encode()), (PART, b"%d/%d" % (altered.part, altered.parts))]
     return headers

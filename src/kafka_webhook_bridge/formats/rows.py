@@ -25,7 +25,7 @@ from kafka_webhook_bridge import formats, ids
 from kafka_webhook_bridge.body import NOT_JSON, parse_json
 from kafka_webhook_bridge.event import Event, Record, Request
 from kafka_webhook_bridge.formats import cloudevents, envelope
-from kafka_webhook_bridge.formats.headers import FORMAT
+from kafka_webhook_bridge.formats.headers import BODY_SHA256, FORMAT
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.sources.source import Source
@@ -344,7 +344,9 @@ def record_of(row: EventRow) -> Record:
             own_type = _OWN_TYPES.get(exact[FORMAT])
             headers = [(n, own_type if n == "content-type" and own_type else v) for n, v in headers]
         headers = [(n, exact[_TYPE] if n == _TYPE and _TYPE in exact else v) for n, v in headers]
-        record = record._replace(headers=headers + [pair for pair in marks if pair[0] != _TYPE])
+        headers = headers + [pair for pair in marks if pair[0] != _TYPE]
+        digest = exact[BODY_SHA256].decode("latin-1") if BODY_SHA256 in exact else record.body_sha256
+        record = record._replace(headers=headers, body_sha256=digest)
     return record
 
 

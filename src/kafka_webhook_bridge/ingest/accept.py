@@ -1,9 +1,9 @@
 """The edge of one process: who may send what (admit), and from a complete request to its delivery (accept).
 
 Everything per source is resolved once, into a Route (route.py). Accounting (rules.md 17): every request whose headers
-were read counts as received and then as exactly one of acked, suppressed, handshakes, rejected (4xx), refused (5xx) or
-aborted. A hand-shake that is answered with an error is rejected; so is a request that proves nothing, whatever the
-status that its sender wants for that.
+were read counts as received and then as exactly one of acked, suppressed, filtered, handshakes, rejected (4xx),
+refused (5xx) or aborted. A hand-shake that is answered with an error is rejected; so is a request that proves nothing,
+whatever the status that its sender wants for that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from kafka_webhook_bridge import errors
 from kafka_webhook_bridge.body import NOT_JSON, parse_json
@@ -27,6 +27,7 @@ from kafka_webhook_bridge.ingest.deliver import Deliver, Pending
 from kafka_webhook_bridge.ingest.keys import Keys
 from kafka_webhook_bridge.ingest.limits import FailedLogins, TrustedProxies
 from kafka_webhook_bridge.ingest.once import Once
+from kafka_webhook_bridge.ingest.parts import Batch, Part, encode_parts
 from kafka_webhook_bridge.ingest.protocol import Connection, Incoming
 from kafka_webhook_bridge.ingest.route import Route, outcome
 from kafka_webhook_bridge.ingest.suppress import Suppress
@@ -34,6 +35,7 @@ from kafka_webhook_bridge.ingest.topics import Topics
 from kafka_webhook_bridge.observability import logs, metrics
 from kafka_webhook_bridge.settings import IngestSettings, Settings
 from kafka_webhook_bridge.sources.handshake import Greeting
+from kafka_webhook_bridge.sources.rules import Dropped
 from kafka_webhook_bridge.sources.source import Answer, Source
 from kafka_webhook_bridge.sources.table import SourceTable
 from kafka_webhook_bridge.sources.verify import Verdict
@@ -48,7 +50,8 @@ _NEVER = Moment(0.0, None)
 
 Health = Callable[[], tuple[int, dict[str, Any]]]
 Admission = tuple[Route | None, Refusal | None, int]
-Made = TypeVar("Made")
+Result = TypeVar("Result")
+Made = Record | list[Record] | No
 
 
 class Edge:
@@ -237,11 +240,11 @@ class Edge:
         return Moment(self.wall_clock(), base)
 
     def off_loop(
-        self, connection: Connection, incoming: Incoming, work: Callable[[], Made], then: Callable[[Made], None]
+        self, connection: Connection, incoming: Incoming, work: Callable[[], Result], then: Callable[[Result], None]
     ) -> None:
         """In a thread. The deadline holds while the event waits for one; a sender that is gone waits no more."""
 
-        def made(done: asyncio.Future[Made]) -> None:
+        def made(done: asyncio.Future[Result]) -> None:
             timer.cancel()
             connection.work = None
             if done.cancelled():
@@ -263,7 +266,7 @@ class Edge:
     def _left_s(self, incoming: Incoming, wait_s: float) -> float:
         return max(0.0, incoming.last_byte + wait_s - self.clock())
 
-    def encoded_later(self, connection: Connection, incoming: Incoming, route: Route, made: Record | No) -> None:
+    def encoded_later(self, connection: Connection, incoming: Incoming, route: Route, made: Made) -> None:
         """As `_made`, from a callback of the loop: there a fault would leave the sender without an answer."""
         try:
             self._made(connection, incoming, route, made)
@@ -271,11 +274,19 @@ class Edge:
             self.log.exception("fault while a request was accepted")
             connection.refuse(errors.INTERNAL, event_id=made.event_id if isinstance(made, Record) else None)
 
-    def _made(self, connection: Connection, incoming: Incoming, route: Route, made: Record | No) -> None:
+    def _made(self, connection: Connection, incoming: Incoming, route: Route, made: Made) -> None:
         if isinstance(made, Record):
+            if route.unsplit is not None:
+                route.unsplit.add()
             self._encoded(connection, incoming, route, made)
+        elif isinstance(made, list):
+            Batch(self, connection, incoming, route, made).start()
         else:
             self.no_event(connection, incoming, route, made)
+
+    def deliver_part(self, part: Part, incoming: Incoming, route: Route, record: Record) -> None:
+        """One record of a batch; `part` hears what becomes of it, and is asked what a connection would be."""
+        self._encoded(cast(Connection, part), incoming, route, record)
 
     def _encoded(self, connection: Connection, incoming: Incoming, route: Route, record: Record) -> None:
         bytes_max = self.topics.ready.get(record.topic)
@@ -293,7 +304,7 @@ class Edge:
         source = route.source
         if self._may_store(route) and (
             source.ack == "store"
-            or source.topic in self.topics.blocked
+            or record.topic in self.topics.blocked
             or self.topics.away
             or self.deliver.breakers.cluster_open
         ):
@@ -336,7 +347,7 @@ class Edge:
 
         wait_s = self.deliver.kafka_wait_s if self._may_store(route) else self.deliver.deadline_s
         timer = self._loop.call_later(self._left_s(incoming, wait_s), late)
-        self.topics.ensure(route.source, over)
+        self.topics.ensure(route.source.branches.get(record.topic, route.source), over)
 
     def _topic_known(
         self, connection: Connection, incoming: Incoming, route: Route, record: Record, refusal: Refusal | None
@@ -355,14 +366,21 @@ class Edge:
         if connection.gone:
             return  # counted as aborted when the connection ended
         route, record = pending.route, pending.record
+        if route.ruled:
+            if route.unlisted is not None:
+                route.unlisted.add(record.topic == route.source.topic)
+            waiting: object = connection
+            if isinstance(waiting, Part):
+                waiting.acked(stored)
+                return
         route.acked(stored)
         incoming = connection.current
         self._seconds.observe(self.clock() - incoming.last_byte)
         close = self.draining or not incoming.keep_alive
         if route.answer is None:
             body = responses.receipt(
-                record.event_id.encode(), route.name, stored.encode(), route.topic, record.body_sha256.encode(),
-                self.date, close,
+                record.event_id.encode(), route.name, stored.encode(), route.topic or record.topic.encode(),
+                record.body_sha256.encode(), self.date, close,
             )  # fmt: skip
         else:
             body = self._answer(route.answer, record.event_id, close)
@@ -372,14 +390,28 @@ class Edge:
             if self._logged % self._log_every == 0:
                 self.log.info("request accepted", source=route.source.name, event_id=pending.event_id)
 
+    def acked_all(self, connection: Connection, route: Route, first: Record, stored: Stored, parts: int) -> None:
+        """Answer a request all of whose parts are durable."""
+        route.acked(stored)
+        incoming = connection.current
+        self._seconds.observe(self.clock() - incoming.last_byte)
+        close = self.draining or not incoming.keep_alive
+        if route.answer is None:
+            body = responses.receipt_of_parts(route.name, first, stored, parts, self.date, close)
+        else:
+            body = self._answer(route.answer, first.event_id, close)
+        connection.answer(body, close)
+
     def no_event(self, connection: Connection, incoming: Incoming, route: Route, no: No) -> None:
-        """Answer a request that becomes no event: a hand-shake, or one that proves nothing."""
+        """Answer a request that becomes no event: a hand-shake, one that is filtered, or one that proves nothing."""
         if connection.gone:
             return
         if isinstance(no, Refusal):
             connection.refuse(no)
         elif isinstance(no, Greeting):
             self._greet(connection, incoming, route, no)
+        elif isinstance(no, Dropped):
+            self._drop(connection, incoming, route, no)
         elif no.key_needed is not None and route.proof and self.keys.ask(no.key_needed, route.proof.params):
             connection.refuse(errors.KEY_PENDING, reason=no.code)
         else:
@@ -411,6 +443,16 @@ class Edge:
         )
         connection.answer(answer, close)
 
+    def _drop(self, connection: Connection, incoming: Incoming, route: Route, no: Dropped) -> None:
+        metrics.registry().counter("kwb_requests_filtered_total", source=route.source.name, rule=no.rule).add()
+        self._seconds.observe(self.clock() - incoming.last_byte)
+        close = self.draining or not incoming.keep_alive
+        if route.answer is None:
+            answer = responses.dropped(route.name, self.date, close, head=incoming.method == b"HEAD")
+        else:
+            answer = self._answer(route.answer, None, close)
+        connection.answer(answer, close)
+
     def suppressed(self, connection: Connection, route: Route, first: Durable, *, other_body: bool) -> None:
         """Answer a delivery of an event that is durable already."""
         if connection.gone:
@@ -426,9 +468,9 @@ class Edge:
             body = self._answer(route.answer, first.event_id, close)
         connection.answer(body, close)
 
-    def _answer(self, answer: Answer, event_id: str, close: bool) -> bytes:
-        """What the profile says instead of the receipt."""
-        headers = ((b"kwb-event-id", event_id.encode()),)
+    def _answer(self, answer: Answer, event_id: str | None, close: bool) -> bytes:
+        """What the profile says instead of the receipt. Without an id where nothing was stored."""
+        headers = () if event_id is None else ((b"kwb-event-id", event_id.encode()),)
         return responses.plain(
             answer.status, answer.content_type, answer.body, date=self.date, close=close, headers=headers
         )
@@ -541,14 +583,14 @@ class Edge:
         return 200, {"status": "live"}
 
 
-def make_record(request: Request, source: Source, moment: Moment = _NEVER) -> Record | No:
-    """From a request whose login was right to its record, or why there is none.
+def make_record(request: Request, source: Source, moment: Moment = _NEVER) -> Made:
+    """From a request whose login was right to its record, or records, or why there is none.
 
     The body is parsed once, where the source needs it.
     """
     if not source.needs_json:
         event = verify(request, source, NOT_JSON, moment)
-        return encode(event) if isinstance(event, Event) else event
+        return encode(event) if isinstance(event, Event) else encode_parts(event)
     document = parse_json(request.body)
     event = verify(request, source, document, moment)
-    return encode(event, document is not NOT_JSON) if isinstance(event, Event) else event
+    return encode(event, document is not NOT_JSON) if isinstance(event, Event) else encode_parts(event)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from hashlib import blake2b
+from hashlib import blake2b, sha256
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -12,11 +12,13 @@ from uuid_utils import uuid7
 from kafka_webhook_bridge import errors, ids
 from kafka_webhook_bridge.body import NOT_JSON
 from kafka_webhook_bridge.errors import Refusal
-from kafka_webhook_bridge.event import Event, Request
+from kafka_webhook_bridge.event import Altered, Event, Request
 from kafka_webhook_bridge.sources.basic import matches, parse_basic
 from kafka_webhook_bridge.sources.handshake import Greeting
 from kafka_webhook_bridge.sources.keys import dedupe_key
+from kafka_webhook_bridge.sources.rules import Dropped, Rules
 from kafka_webhook_bridge.sources.source import Source
+from kafka_webhook_bridge.sources.split import Split, Splitter
 from kafka_webhook_bridge.sources.verify import Verdict
 
 _PASSED_MAX = 1024
@@ -61,20 +63,22 @@ class Moment(NamedTuple):
     base: bytes | None
 
 
-No = Verdict | Greeting | Refusal
-"""Why a request becomes no event: it proves nothing, it is a hand-shake, or it is refused for another reason."""
+No = Verdict | Greeting | Dropped | Refusal
+"""Why a request becomes no event: it proves nothing, is a hand-shake, is filtered, or is refused for another reason."""
 
 _NEVER: Final = Moment(0.0, None)
 
 
-def verify(request: Request, source: Source, document: Any = NOT_JSON, moment: Moment = _NEVER) -> Event | No:
-    """The event of a request whose login was right, or why there is none. The only place that makes an Event.
+def verify(request: Request, source: Source, document: Any = NOT_JSON, moment: Moment = _NEVER) -> Event | Split | No:
+    """The event of a request whose login was right, or several, or why there is none. The only maker of Events.
 
     `document` is the parsed body where the source wants it. Nothing durable has happened yet, and no I/O.
     """
     proof = source.proof
     if proof is None:
-        return _event(request, source, document)
+        if source.rules is None:
+            return _event(request, source, document)
+        return _ruled(request, source, source.rules, document)
     seen = request
     if proof.path is not None:
         seen = request._replace(path=proof.path + request.path[len(source.name_bytes) + 1 :])
@@ -92,7 +96,57 @@ def verify(request: Request, source: Source, document: Any = NOT_JSON, moment: M
         return verdict
     if proof.decode is not None:
         document = proof.decode(request)
-    return _event(proof.places.redact(request), source, document)
+    request = proof.places.redact(request)
+    if source.rules is None:
+        return _event(request, source, document)
+    return _ruled(request, source, source.rules, document)
+
+
+def _ruled(request: Request, source: Source, rules: Rules, document: Any) -> Event | Split | No:
+    """The event, or the events, of a request that has proved its sender, as the source's rules want it."""
+    dropped = rules.dropped(request, document)
+    if dropped is not None:
+        return dropped
+    event = _event(request, _branch(source, rules, request, document), document)
+    if rules.redaction is not None:
+        redacted = rules.redaction.apply(event, document)
+        if redacted is None:
+            return errors.NOT_REDACTABLE
+        event = redacted
+    return event if rules.split is None else _split(event, request, source, rules, rules.split, document)
+
+
+def _branch(source: Source, rules: Rules, request: Request, document: Any) -> Source:
+    return source.branches.get(rules.topic_of(request, document), source) if source.branches else source
+
+
+def _split(
+    whole: Event, request: Request, source: Source, rules: Rules, splitter: Splitter, document: Any
+) -> Event | Split:
+    """The parts of an event, which has come as `request`; itself where there is nothing to split (rules.md 28, 29)."""
+    came = splitter.pieces(request.body, document)
+    kept = came if whole.request.body == request.body else splitter.pieces(whole.request.body, document)
+    if came is None or kept is None or len(came) != len(kept):
+        return whole
+    how = "split" if whole.altered is None else f"{whole.altered.how},split"
+    digest = sha256(request.body).hexdigest() if whole.altered is None else whole.altered.body_sha256
+    parent = UUID(whole.event_id)
+    apart = splitter.tells_apart(source.delivery_id)
+    events = []
+    for number, element in enumerate(splitter.elements(document), 1):
+        alone = splitter.alone(document, element)
+        part = request._replace(body=came[number - 1])
+        event = _event(part, _branch(source, rules, part, alone), alone, b"" if apart else b"#%d" % number)
+        events.append(
+            event._replace(
+                event_id=str(ids.part(parent, number)),
+                received_ms=whole.received_ms,
+                request=whole.request._replace(body=kept[number - 1]),
+                covers_body=False,
+                altered=Altered(how, digest, whole.event_id, number, len(came)),
+            )
+        )
+    return Split(events)
 
 
 def _address(seen: Request, source: Source, moment: Moment) -> bytes:
@@ -101,8 +155,8 @@ def _address(seen: Request, source: Source, moment: Moment) -> bytes:
     return b"" if base is None else base + path
 
 
-def _event(request: Request, source: Source, document: Any) -> Event:
-    """The id is minted here, before any I/O."""
+def _event(request: Request, source: Source, document: Any, part: bytes = b"") -> Event:
+    """The id is minted here, before any I/O. `part` follows the delivery id, where that is one of several parts."""
     event_id = uuid7()
     delivery_id = None if source.delivery_id is None else source.delivery_id.render(request, document)
     return Event(
@@ -114,7 +168,7 @@ def _event(request: Request, source: Source, document: Any) -> Event:
         None if source.key is None else source.key.render(request, document),
         source.verified,
         source.covers_body,
-        None if delivery_id is None else dedupe_key(source.name_bytes, delivery_id),
+        None if delivery_id is None else dedupe_key(source.name_bytes, delivery_id + part),
     )
 
 

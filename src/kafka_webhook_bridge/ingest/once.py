@@ -19,6 +19,7 @@ from kafka_webhook_bridge.ingest.auth import Moment, No, taken_over, verify
 from kafka_webhook_bridge.ingest.suppress import Answer, Claim
 from kafka_webhook_bridge.observability.failpoints import failpoint
 from kafka_webhook_bridge.sources.source import Source
+from kafka_webhook_bridge.sources.split import Split
 from kafka_webhook_bridge.store.deliveries import Durable
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ Value = TypeVar("Value")
 
 def make_event(request: Request, source: Source, moment: Moment) -> Verified:
     """From a request whose login was right to its event, and whether its body is JSON (None: nobody asks)."""
-    if not source.needs_json:
-        return verify(request, source, NOT_JSON, moment), None
-    document = parse_json(request.body)
-    return verify(request, source, document, moment), document is not NOT_JSON
+    document = parse_json(request.body) if source.needs_json else NOT_JSON
+    event = verify(request, source, document, moment)
+    assert not isinstance(event, Split), "sources that suppress split nothing"
+    return event, document is not NOT_JSON if source.needs_json else None
 
 
 class Once:

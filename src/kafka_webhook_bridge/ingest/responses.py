@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from kafka_webhook_bridge.errors import REFUSALS, Refusal
+from kafka_webhook_bridge.event import Record
 from kafka_webhook_bridge.store.deliveries import Durable
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -36,6 +37,28 @@ def receipt(
     return _RECEIPT % (
         size, event_id, date, _CLOSE if close else _ALIVE, event_id, source, stored, topic, sha256,
     )  # fmt: skip
+
+
+def dropped(source: bytes, date: bytes, close: bool, *, head: bool = False) -> bytes:
+    """The 200 of a request that the source's filter leaves out: there is no event, and nothing of it was stored."""
+    body = b'{"dropped":true,"source":"%b"}' % source
+    return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b%b\r\n%b" % (
+        len(body), date, _CLOSE if close else _ALIVE, b"" if head else body,
+    )  # fmt: skip
+
+
+def receipt_of_parts(source: bytes, first: Record, stored: str, parts: int, date: bytes, close: bool) -> bytes:
+    """The 200 of a request that was split, with the values of its first part."""
+    body = orjson.dumps(
+        {
+            "event_id": first.event_id, "source": source.decode(), "duplicate": False, "stored": stored,
+            "topic": first.topic, "body_sha256": first.body_sha256, "parts": parts,
+        }
+    )  # fmt: skip
+    return (
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\nkwb-event-id: %b\r\n%b%b\r\n%b"
+        % (len(body), first.event_id.encode(), date, _CLOSE if close else _ALIVE, body)
+    )
 
 
 def duplicate(source: bytes, first: Durable, date: bytes, close: bool) -> bytes:

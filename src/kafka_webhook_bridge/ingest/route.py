@@ -24,9 +24,32 @@ class Route:
     """A source with the handles that its requests need."""
 
     __slots__ = (
-        "_acked", "_outcomes", "ack", "answer", "bodies_differ", "bucket", "by_outbox", "challenge", "direct",
-        "forwarded", "logins", "methods", "name", "off_loop_bytes", "plain", "proof", "received", "source",
-        "suppressed", "suppresses", "table", "topic", "unproven",
+        "_acked",
+        "_outcomes",
+        "ack",
+        "answer",
+        "bodies_differ",
+        "bucket",
+        "by_outbox",
+        "challenge",
+        "direct",
+        "forwarded",
+        "logins",
+        "methods",
+        "name",
+        "off_loop_bytes",
+        "plain",
+        "proof",
+        "received",
+        "ruled",
+        "source",
+        "suppressed",
+        "suppresses",
+        "table",
+        "topic",
+        "unlisted",
+        "unproven",
+        "unsplit",
     )  # fmt: skip
 
     def __init__(self, source: Source, workers: int, now: float, table: SourceTable, outbox: bool) -> None:
@@ -37,7 +60,7 @@ class Route:
         self.plain = outbox and source.ack == "any" and not self.suppresses
         self.table = table
         self.name = source.name.encode()
-        self.topic = source.topic.encode()
+        self.topic = b"" if source.branches else source.topic.encode()  # empty: each event has its own
         self.logins = Logins(source)
         per_second = source.rate_limit_per_second
         self.bucket = None if per_second is None else TokenBucket(per_second / workers, now)
@@ -61,6 +84,12 @@ class Route:
         self.received = registry.counter("kwb_requests_received_total", source=source.name)
         self.direct = registry.counter("kwb_events_total", source=source.name, path="direct")
         self.by_outbox = registry.counter("kwb_events_total", source=source.name, path="outbox")
+        self.unlisted = registry.counter("kwb_events_unlisted_total", source=source.name) if source.branches else None
+        splits = source.rules is not None and source.rules.split is not None
+        self.unsplit = registry.counter("kwb_events_unsplit_total", source=source.name) if splits else None
+        self.ruled = self.unlisted is not None or splits
+        if splits:
+            self.off_loop_bytes = _NONE_ON_LOOP  # up to a thousand records are made
         if self.suppresses:
             self.suppressed = registry.counter("kwb_requests_suppressed_total", source=source.name)
             self.bodies_differ = registry.counter("kwb_dedupe_bodies_differ_total", source=source.name)

@@ -206,7 +206,7 @@ class Topics:
         turn = 0
         while True:
             await self._remember()
-            missing = {s.topic: s for s in self._sources.all() if s.topic not in self.ready}
+            missing = {t: s for t, s in self._sources.by_topic().items() if t not in self.ready}
             self.waiting = {topic: why for topic, why in self.waiting.items() if topic in missing}
             for source in missing.values():
                 await self._ensure(source)

@@ -102,7 +102,7 @@ class Truth:
             await asyncio.sleep(self._check_s if known else min(_LOOK_FIRST_S, self._check_s))
 
     async def _ask_kafka(self) -> None:
-        names = {source.topic for source in self.sources.all()} | self._ready.keys()
+        names = self.sources.by_topic().keys() | self._ready.keys()
         topics = await asyncio.to_thread(self._admin.describe, names)
         brokers = await asyncio.to_thread(self._admin.brokers)
         if topics:
@@ -115,8 +115,8 @@ class Truth:
 
     def _too_small(self, topics: Mapping[str, TopicInfo]) -> list[str]:
         found = []
-        for source in self.sources.all():
-            info = topics.get(source.topic)
+        for topic, source in [(topic, one) for one in self.sources.all() for topic in one.topics]:
+            info = topics.get(topic)
             if info is not None and (trouble := limit_trouble(info.record_bytes_max, source.body_bytes_max)):
                 found.append(f"source {source.name}, topic {info.name}: {' '.join(trouble)}")
         return found

@@ -39,6 +39,8 @@ CounterName = Literal[
     "kwb_requests_refused_total",
     "kwb_requests_aborted_total",
     "kwb_events_total",
+    "kwb_events_unlisted_total",
+    "kwb_events_unsplit_total",
     "kwb_body_bytes_total",
     "kwb_auth_failures_total",
     "kwb_slow_closed_total",
@@ -122,16 +124,18 @@ class Labels(TypedDict, total=False):
     place: Place
     error: str  # Kafka's or PostgreSQL's name of an error
     role: Literal["ingest", "worker"]
+    rule: str  # of a source's filter
     reason: Literal["not_ours", "replay", "out_of_range", "topic_recreated", "rate", "stalled"]
     state: Literal["waiting", "blocked", "quarantined"]
 
 
 Label = Literal[
     "source", "topic", "stored", "code", "path", "phase", "lane", "place", "error", "role", "reason", "state",
+    "rule",
 ]  # fmt: skip
 UNKNOWN_SOURCE = "_unknown"  # requests whose source does not exist
 OTHER = "_other"  # label values beyond the bound
-OPEN_LABELS_MAX: Mapping[str, int] = {"source": 1000, "topic": 1000, "code": 128, "error": 64}
+OPEN_LABELS_MAX: Mapping[str, int] = {"source": 1000, "topic": 1000, "code": 128, "error": 64, "rule": 1000}
 _LABEL_CHARACTERS_MAX = 120
 
 
@@ -156,12 +160,16 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_requests_received_total": Row("Requests whose headers were read, whatever became of them.", ("source",)),
     "kwb_requests_acked_total": Row("Requests answered 2xx after their events were durable.", ("source", "stored")),
     "kwb_requests_suppressed_total": Row("Deliveries answered as a duplicate of a durable event.", ("source",)),
-    "kwb_requests_filtered_total": Row("Requests answered 2xx that the source's filter leaves out.", ("source",)),
+    "kwb_requests_filtered_total": Row(
+        "Requests answered 2xx that a rule of the source's filter leaves out.", ("source", "rule")
+    ),
     "kwb_requests_handshakes_total": Row("Hand-shakes of senders that were answered.", ("source",)),
     "kwb_requests_rejected_total": Row("Requests answered 4xx.", ("source", "code")),
     "kwb_requests_refused_total": Row("Requests answered 5xx: nothing durable confirmed them.", ("source", "code")),
     "kwb_requests_aborted_total": Row("Requests whose connection ended before an answer could be given."),
     "kwb_events_total": Row("Events made durable, by the path they took.", ("source", "path")),
+    "kwb_events_unlisted_total": Row("Events for which the topic's template gave none of `topics`.", ("source",)),
+    "kwb_events_unsplit_total": Row("Requests stored whole, because `split` finds no array in them.", ("source",)),
     "kwb_body_bytes_total": Row("Bytes of request bodies received."),
     "kwb_request_seconds": Row("From the last byte of a request to its answer.", buckets_seconds=_SECONDS),
     "kwb_connections": Row("Open connections of senders."),

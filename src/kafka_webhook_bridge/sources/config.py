@@ -23,9 +23,10 @@ from kafka_webhook_bridge.sources.basic import Credential
 from kafka_webhook_bridge.sources.catalog import Catalog
 from kafka_webhook_bridge.sources.document import Document, Path, parse_document
 from kafka_webhook_bridge.sources.keys import BodyHash, FirstOf, KeyTemplate, parse_template, parse_templates
-from kafka_webhook_bridge.sources.model import LATER, BridgeModel, SourceModel, check_prefix
+from kafka_webhook_bridge.sources.model import BridgeModel, SourceModel, check_prefix
 from kafka_webhook_bridge.sources.profile import HASH, Profile
 from kafka_webhook_bridge.sources.proof import NoKeys, Resolver, asks_login, public_of
+from kafka_webhook_bridge.sources.ruling import is_template, rules_of, with_branches
 from kafka_webhook_bridge.sources.source import NAME, RESERVED_NAMES, Ack, Answer, Proof, Source, named
 from kafka_webhook_bridge.sources.table import Network, SourceTable, metric_name
 from kafka_webhook_bridge.sources.verify import KeyStore
@@ -173,8 +174,7 @@ class _Builder:
             return model.model_validate(data)
         except ValidationError as invalid:
             for error in invalid.errors(include_url=False):
-                later = LATER if model is SourceModel else None
-                self._document.problem(*explain(model, path, error, later))
+                self._document.problem(*explain(model, path, error))
             return None
 
     def _catalog(self, bridge: BridgeModel) -> Catalog:
@@ -191,9 +191,15 @@ class _Builder:
         kind = _templates(model.type, None if profile is None else profile.event.type)
         delivery_id = self._delivery_id(name, model, profile)
         login = asks_login(model) if model.profile is not None else model.auth == "basic"
-        return Source(
+        rules = rules_of(
+            model,
+            lambda key, what: self._document.problem(("sources", name, key), f"sources.{name}.{key}: {what}"),
+            read={"key": key, "type": kind, "delivery_id": delivery_id},
+            decodes=proof is not None and proof.decode is not None,
+        )
+        source = Source(
             **named(name),
-            topic=model.topic or name,
+            topic=(model.topic_otherwise if is_template(model.topic) else model.topic) or name,
             methods=frozenset(method.encode() for method in model.methods),
             allow=", ".join(dict.fromkeys(model.methods)).encode(),
             body_bytes_max=_either(model.body_bytes_max, self._settings.ingest.body_bytes_max),
@@ -203,7 +209,8 @@ class _Builder:
             key=key,
             needs_json=model.format != "raw"
             or any(template is not None and template.needs_json for template in (key, kind, delivery_id))
-            or (proof is not None and _parses(proof)),
+            or (proof is not None and _parses(proof))
+            or (rules is not None and rules.needs_json),
             content_encoding_opaque=model.content_encoding == "opaque",
             rate_limit_per_second=model.rate_limit_per_second,
             index_json=model.index_json,
@@ -218,7 +225,9 @@ class _Builder:
             proof=proof,
             public=public,
             proof_headers=frozenset() if proof is None else proof.places.kept,
+            rules=rules,
         )
+        return with_branches(source, model)
 
     def _ack(self, name: str, model: SourceModel) -> Ack:
         """The durable place that answers (rules.md 5, 6)."""
@@ -324,13 +333,13 @@ class _Builder:
         """Kafka refuses a topic whose metric name another has: `a.b` and `a_b`."""
         seen: dict[str, Source] = {}
         for name, source in sources.items():
-            other = seen.setdefault(metric_name(source.topic), source)
-            if other.topic != source.topic:
-                path: Path = ("sources", name, "topic")
-                what = (
-                    f"collides with {other.topic!r} of {other.name}: Kafka treats dot and underscore alike in metrics"
-                )
-                self._document.problem(path, f"sources.{name}.topic: {source.topic!r} {what}")
+            for branch in (source, *source.branches.values()):
+                other = seen.setdefault(metric_name(branch.topic), branch)
+                if other.topic != branch.topic:
+                    key = "topics" if branch.topic in source.branches else "topic"
+                    what = f"{branch.topic!r} collides with {other.topic!r} of {other.name}: "
+                    what += "Kafka treats dot and underscore alike in metrics"
+                    self._document.problem(("sources", name, key), f"sources.{name}.{key}: {what}")
 
     def _trusted_proxies(self, bridge: BridgeModel) -> tuple[Network, ...]:
         if bridge.trusted_proxies is not None:

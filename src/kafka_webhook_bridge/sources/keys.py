@@ -29,7 +29,7 @@ PARTS_MAX: Final = 16
 ELEMENTS_MAX: Final = 1000
 
 Kind = Literal["json", "header", "query", "form"]
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, token
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
 
 
@@ -176,8 +176,8 @@ def _part(inside: str) -> Part:
         if path.count("*") > 1:
             raise ValueError(f"{{{inside}}} has more than one `*`")
         return Part("json", name.encode(), path)
-    if kind == "header" and not _HEADER_NAME.fullmatch(name):
-        bad = next(character for character in name if not _HEADER_NAME.fullmatch(character))
+    if kind == "header" and not HEADER_NAME.fullmatch(name):
+        bad = next(character for character in name if not HEADER_NAME.fullmatch(character))
         raise ValueError(f"{{{inside}}} can match nothing: the name of a header has no {bad!r}")
     return Part(cast(Kind, kind), name.lower().encode() if kind == "header" else name.encode())
 

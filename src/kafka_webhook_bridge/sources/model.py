@@ -7,11 +7,22 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+    model_validator,
+)
 
 from kafka_webhook_bridge.settings import read_secret
-from kafka_webhook_bridge.sources.keys import parse_template
+from kafka_webhook_bridge.sources.keys import HEADER_NAME, parse_template
 from kafka_webhook_bridge.sources.profile import Answer
+from kafka_webhook_bridge.sources.redact import parse_path
+from kafka_webhook_bridge.sources.rules import RULES_MAX, TOPICS_MAX, parse_place
 from kafka_webhook_bridge.sources.source import (
     DEFAULT_METHODS,
     NAME,
@@ -23,17 +34,11 @@ from kafka_webhook_bridge.sources.source import (
     Method,
     Ordering,
 )
+from kafka_webhook_bridge.sources.split import parse_split
 from kafka_webhook_bridge.sources.verify.model import WINDOW_S_MAX
 from kafka_webhook_bridge.texts import parse_size
 
 BODY_BYTES_MAX = 10 * 1024**2
-
-# Keys of later versions, so that their absence is explained instead of being a riddle.
-LATER = {
-    "filter": "leaving events out is not in this version",
-    "split": "making several records of a batch is not in this version",
-    "redact": "changing a body before it is stored is not in this version",
-}
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]+")
 TOPIC_CHARACTERS_MAX = 249
@@ -129,12 +134,121 @@ Topic = Annotated[
 ]
 
 
+def _topic_or_template(text: str) -> str:
+    return _template(text) if "{" in text else check_topic(text)
+
+
+def _place(text: str) -> str:
+    parse_place(text)
+    return text
+
+
+def _path(text: str) -> str:
+    parse_path(text)
+    return text
+
+
+def _split(text: str) -> str:
+    parse_split(text)
+    return text
+
+
+def _header(name: str) -> str:
+    if not HEADER_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a header")
+    return name
+
+
+def _wanted(value: object) -> object:
+    """The values that fulfil a condition, or whether there is to be one."""
+    if isinstance(value, bool):
+        return value
+    found = value if isinstance(value, list) else [value]
+    if not found or not all(isinstance(one, str | int) and not isinstance(one, bool) and one != "" for one in found):
+        raise ValueError("must be text, a list of texts, true (something is there) or false (nothing is)")
+    return frozenset(str(one) for one in found)
+
+
+RuleName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$")]
+Wanted = Annotated[
+    Any,
+    BeforeValidator(_wanted),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": ["string", "integer", "boolean"]},
+                {"type": "array", "items": {"type": ["string", "integer"]}, "minItems": 1},
+            ]
+        }
+    ),
+]
+
+
+class FilterRule(BaseModel):
+    """One rule of a source's filter. The first that matches decides, and what none matches is kept."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    drop: RuleName | None = Field(
+        default=None, description="Leave out what matches: it is answered 200, and counted under this name."
+    )
+    keep: RuleName | None = Field(default=None, description="Keep what matches, whatever the next rules say.")
+    when: dict[Annotated[str, AfterValidator(_place)], Wanted] = Field(
+        default_factory=dict,
+        description="Conditions, which must all hold: `json:a.b`, `header:Name`, `query:name` or `form:name`, and its "
+        "value, a list of values, `true` (something is there) or `false`. Default: everything matches.",
+    )
+
+    @model_validator(mode="after")
+    def _one_name(self) -> FilterRule:
+        if (self.drop is None) == (self.keep is None):
+            raise ValueError("a rule has either `drop` or `keep`, with a name for it")
+        return self
+
+
+class RedactModel(BaseModel):
+    """What is taken out of every request of a source before it is stored."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    json_: list[Annotated[str, AfterValidator(_path)]] = Field(
+        default_factory=list,
+        alias="json",
+        max_length=100,
+        description="Paths into the JSON of the body, such as `card.number` or `items.*.email`.",
+    )
+    headers: list[Annotated[str, AfterValidator(_header)]] = Field(
+        default_factory=list, max_length=100, description="Names of headers."
+    )
+    query: list[Annotated[str, Field(min_length=1)]] = Field(
+        default_factory=list, max_length=100, description="Names of parameters of the query."
+    )
+
+
 class SourceModel(BaseModel):
     """One configured sender, received at `/<name>` and below it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
-    topic: Topic | None = Field(default=None, description="Kafka topic. Default: the source's name.")
+    topic: (
+        Annotated[
+            str,
+            AfterValidator(_topic_or_template),
+            Field(json_schema_extra={"pattern": rf"^([A-Za-z0-9._-]{{1,249}}|.*\{{.+\}}.*|{_WITH_VARIABLE})$"}),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="Kafka topic, or text as for `key` that gives one of `topics`. Default: the source's name.",
+    )
+    topics: list[Topic] = Field(
+        default_factory=list,
+        max_length=TOPICS_MAX,
+        description="The topics that a template in `topic` may give: no sender chooses any other.",
+    )
+    topic_otherwise: Topic | None = Field(
+        default=None, description="Where events go for which the template gives none. Default: the source's name."
+    )
     profile: str | None = Field(
         default=None,
         description="The row of the catalog that says how the sender signs, greets and names its events. The keys of "
@@ -226,6 +340,19 @@ class SourceModel(BaseModel):
         "first one's receipt; `body` marks equal bodies, for senders without a `delivery_id`.",
     )
     index_json: bool = Field(default=True, description="Index the JSON of the bodies in PostgreSQL for search.")
+    filter: list[FilterRule] = Field(
+        default_factory=list,
+        max_length=RULES_MAX,
+        description="Rules that leave events out. They are answered 200 and counted. Default: none.",
+    )
+    split: Annotated[str, AfterValidator(_split)] | None = Field(
+        default=None,
+        description="The array whose elements become events of their own: `json:a.b`, or `json` for the whole body. "
+        "Default: a request is one event.",
+    )
+    redact: RedactModel | None = Field(
+        default=None, description="What is replaced by `[redacted]` before anything is stored. Default: nothing."
+    )
 
 
 class BridgeModel(BaseModel):

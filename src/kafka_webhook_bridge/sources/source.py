@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kafka_webhook_bridge.sources.handshake import Handshake
     from kafka_webhook_bridge.sources.keys import BodyHash, FirstOf, KeyTemplate
     from kafka_webhook_bridge.sources.places import Places
+    from kafka_webhook_bridge.sources.rules import Rules
     from kafka_webhook_bridge.sources.verify import Verifier
 
 Format = Literal["raw", "cloudevents", "envelope"]
@@ -80,8 +81,9 @@ class Source:
     nothing is a duplicate); `dedupe` says what becomes of a duplicate (rules.md 12 to 14); `open` tells that the open
     rule made it; `verified` and `covers_body` are what the record says of its proof; `type` renders the event's type
     (None: the default one); `answer` stands in place of the receipt; `proof` is the profile (None: there is none, and
-    the login alone counts); `public` is the address as senders know it (None: not said);
-    `proof_headers` are credentials by their names, in lower case, and evidence by the profile: they are kept.
+    the login alone counts); `public` is the address as senders know it (None: not said); `proof_headers` are named
+    like credentials, in lower case, and evidence by the profile: they are kept; `rules` say what else becomes of its
+    events (None: nothing); `branches` are the source once more for each other topic that they choose from.
     """
 
     name: str
@@ -113,10 +115,17 @@ class Source:
     proof: Proof | None = field(default=None, repr=False)
     public: Public | None = None
     proof_headers: Container[bytes] = frozenset()
+    rules: Rules | None = None
+    branches: Mapping[str, Source] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.verified:
             object.__setattr__(self, "verified", self.auth)
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """Every topic that an event of it may go to."""
+        return (self.topic, *self.branches)
 
 
 class Named(TypedDict):

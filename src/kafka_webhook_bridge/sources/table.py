@@ -38,7 +38,7 @@ class SourceTable:
         self._sources = dict(sources)
         self._open_pattern = open_pattern
         self._open_sources: dict[str, Source] = {}
-        self._taken = {metric_name(source.topic) for source in sources.values()}
+        self._taken = {metric_name(topic) for source in sources.values() for topic in source.topics}
         self.topic_prefix = topic_prefix
         self.topics_max = topics_max
         self.trusted_proxies = trusted_proxies
@@ -80,6 +80,10 @@ class SourceTable:
         """The configured sources, in the order of the file."""
         return list(self._sources.values())
 
+    def by_topic(self) -> dict[str, Source]:
+        """Every topic of the configured sources, and a source that uses it."""
+        return {one.topic: one for source in self.all() for one in (source, *source.branches.values())}
+
 
 def describe(source: Source) -> dict[str, Any]:
     """What people may know of a source, as plain JSON values. No secrets."""
@@ -105,5 +109,7 @@ def describe(source: Source) -> dict[str, Any]:
         "ordering": "strict" if source.strict else "none",
         "delivery_id": source.delivery_id.text if source.delivery_id else None,
         "dedupe": source.dedupe,
+        "topics": list(source.branches),
+        "rules": source.rules.text if source.rules else None,
         "public_url": (source.public.base + source.public.path).decode() if source.public else None,
     }

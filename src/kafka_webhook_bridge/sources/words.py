@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
@@ -28,27 +28,19 @@ _EXPECTED = {
 }
 
 
-def explain(
-    model: type[BaseModel], path: Path, error: Any, later: Mapping[str, str] | None = None, whole: str = "bridge.yaml"
-) -> tuple[Path, str]:
+def explain(model: type[BaseModel], path: Path, error: Any, whole: str = "bridge.yaml") -> tuple[Path, str]:
     """Place and sentence of one error of `model`, which was read at `path` of the file called `whole`.
 
-    `later` are words of later versions, with what to do instead. Values are named only where a choice was missed: never
-    secrets.
+    Values are named only where a choice was missed: never secrets.
     """
     inner, around, annotation = _resolve(model, error["loc"])
     inside: Path = (*path, *inner)
     kind, context, last = error["type"], error.get("ctx", {}), inside[-1] if inside else ""
     name = ".".join(map(str, inside)) or whole
     if kind == "extra_forbidden":
-        later = (later or {}) if around is model else {}
-        if last in later:
-            return inside, f"{name}: {later[str(last)]}"
         known = _fields(around) if around else []
-        near = difflib.get_close_matches(str(last), [*known, *later], 1)
+        near = difflib.get_close_matches(str(last), known, 1)
         what = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(known)}"
-        if near and near[0] in later:
-            what += f" But {later[near[0]]}"
         return inside, f"{name}: unknown key; {what}"
     if kind == "literal_error":
         choices = _choices(annotation) or context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
