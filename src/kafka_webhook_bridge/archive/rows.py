@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.formats.headers import FORMAT
-from kafka_webhook_bridge.formats.rows import REPLAY, REQUEST_HEADER, EventRow, RowMaker, Skip
+from kafka_webhook_bridge.formats.rows import RELEASED, REPLAY, REQUEST_HEADER, EventRow, RowMaker, Skip
 from kafka_webhook_bridge.kafka.consumer import Place, Record
 
-RELEASED_HEADER = "kwb_released_at"
 _EVERY_RECORD_HAS = "kwb_verified"
 
 
@@ -87,6 +86,6 @@ def look_at(record: Record) -> Seen:
             form = (value or b"").decode("latin-1")
         elif name == REPLAY:  # a copy has no row of its own, and is no duplicate (rules.md 16)
             copy = True
-        elif name == RELEASED_HEADER:
+        elif name == RELEASED:
             released = True
     return Seen(event_id, source, form, copy, released, made_here)

@@ -28,6 +28,7 @@ from kafka_webhook_bridge.ingest.keys import Keys
 from kafka_webhook_bridge.ingest.limits import FailedLogins, TrustedProxies
 from kafka_webhook_bridge.ingest.once import Once
 from kafka_webhook_bridge.ingest.protocol import Connection, Incoming
+from kafka_webhook_bridge.ingest.rejections import Rejections, rejection_of
 from kafka_webhook_bridge.ingest.route import Route, outcome
 from kafka_webhook_bridge.ingest.suppress import Suppress
 from kafka_webhook_bridge.ingest.topics import Topics
@@ -88,6 +89,7 @@ class Edge:
         self.topics = topics
         self.suppress = suppress
         self._outbox = settings.store.url is not None
+        self.rejections: Rejections | None = None  # without PostgreSQL nothing is kept of what is refused
         self.deliver = Deliver(
             settings.deliver, clock, answered=self._acked, refused=self._failed, topic_missing=self._missing
         )
@@ -383,7 +385,32 @@ class Edge:
         elif no.key_needed is not None and route.proof and self.keys.ask(no.key_needed, route.proof.params):
             connection.refuse(errors.KEY_PENDING, reason=no.code)
         else:
-            connection.refuse(self._unproven(route, incoming, no), reason=f"{no.code}: {no.detail}".removesuffix(": "))
+            self._reject(connection, incoming, route, self._unproven(route, incoming, no), no.code, no.detail)
+
+    def keeps(self, route: Route, size: int) -> bool:
+        """Whether a request with a wrong login is kept, whose body is so long and not read yet."""
+        return self.rejections is not None and self.rejections.takes(route.source.name, size)
+
+    def reject_login(self, connection: Connection, incoming: Incoming, route: Route) -> None:
+        """Refuse a request that is kept and whose login is wrong."""
+        there = any(name.lower() == b"authorization" for name, _ in incoming.headers)
+        code = "credentials.wrong" if there else "credentials.missing"
+        self._reject(connection, incoming, route, errors.UNAUTHORIZED, code, "the login in the headers")
+
+    def _reject(
+        self, connection: Connection, incoming: Incoming, route: Route, refusal: Refusal, code: str, detail: str
+    ) -> None:
+        """Refuse a request that does not prove its sender; an event that it may become one day has its id now."""
+        reason = f"{code}: {detail}".removesuffix(": ")
+        rejections = self.rejections
+        if rejections is None or not rejections.on or refusal is errors.BACK_OFF:
+            connection.refuse(refusal, reason=reason)
+            return
+        base = None if route.proof is None else self._moment(connection, incoming, route).base
+        rejection = rejection_of(incoming, route.source, self.wall_clock(), base, code, detail)
+        connection.refuse(refusal, event_id=rejection.event_id, reason=reason)
+        if incoming.kept or rejections.takes(route.source.name, len(incoming.body)):
+            rejections.put(rejection)
 
     def _unproven(self, route: Route, incoming: Incoming, verdict: Verdict) -> Refusal:
         """Passwords and tokens can be guessed, so their failures count for the back-off; a signature cannot."""

@@ -130,6 +130,11 @@ class Keys:
         self._visits.add(task)
         task.add_done_callback(self._visits.discard)
 
+    async def fetched(self) -> None:
+        """Wait until no key is being fetched."""
+        while self._running:
+            await asyncio.wait(list(self._running.values()))
+
     def close(self) -> None:
         """Nothing is fetched any more."""
         for task in (*self._running.values(), *self._visits):

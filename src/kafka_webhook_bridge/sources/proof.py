@@ -14,7 +14,7 @@ from kafka_webhook_bridge.sources.decode import compile_decode
 from kafka_webhook_bridge.sources.document import Document, Path
 from kafka_webhook_bridge.sources.handshake import compile_handshakes
 from kafka_webhook_bridge.sources.model import SourceModel
-from kafka_webhook_bridge.sources.places import places_of, reads_authorization, ways_of
+from kafka_webhook_bridge.sources.places import places_of, reads_authorization, rights_of, ways_of
 from kafka_webhook_bridge.sources.profile import Profile
 from kafka_webhook_bridge.sources.source import Proof, Public
 from kafka_webhook_bridge.sources.verify import CompileError, KeyStore, Verify, parse_verify
@@ -109,6 +109,7 @@ class Resolver:
             model.params,
             tuple(name for name in profile.setup.params if name not in model.params),
             places_of(row, profile.headers),
+            rights_of(row, secrets),
             None if profile.event.decode is None else compile_decode(profile.event.decode, secrets),
             None if public is None or public.path == f"/{name}".encode() else public.path,
             handshakes,

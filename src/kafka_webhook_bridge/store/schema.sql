@@ -129,6 +129,25 @@ CREATE TABLE rebuild_events (
     size_bytes integer NOT NULL
 );
 
+CREATE TABLE rejections (
+    event_id uuid NOT NULL,
+    source text NOT NULL,
+    received_at timestamp with time zone NOT NULL,
+    code text NOT NULL,
+    detail text NOT NULL,
+    method text NOT NULL,
+    path text NOT NULL,
+    query text,
+    headers jsonb NOT NULL,
+    withheld jsonb NOT NULL,
+    body bytea NOT NULL,
+    peer text NOT NULL,
+    base text,
+    size_bytes integer NOT NULL,
+    released_at timestamp with time zone
+)
+WITH (toast_tuple_target='4080');
+
 CREATE TABLE replay_targets (
     replay_id uuid NOT NULL,
     topic text NOT NULL,
@@ -208,6 +227,9 @@ ALTER TABLE ONLY outbox
 ALTER TABLE ONLY rebuild_events
     ADD CONSTRAINT rebuild_events_pkey PRIMARY KEY (replay_id, place);
 
+ALTER TABLE ONLY rejections
+    ADD CONSTRAINT rejections_pkey PRIMARY KEY (event_id);
+
 ALTER TABLE ONLY replay_targets
     ADD CONSTRAINT replay_targets_pkey PRIMARY KEY (replay_id, topic, partition);
 
@@ -247,6 +269,8 @@ CREATE INDEX outbox_due_idx ON outbox USING btree (topic, relay_after) WHERE ((s
 CREATE INDEX outbox_halted_idx ON outbox USING btree (state, topic) WHERE (state <> 'waiting'::text);
 
 CREATE UNIQUE INDEX outbox_number_idx ON outbox USING btree (source, number) WHERE (number IS NOT NULL);
+
+CREATE INDEX rejections_source_idx ON rejections USING btree (source, event_id) INCLUDE (size_bytes);
 
 CREATE UNIQUE INDEX replays_rebuild_idx ON replays USING btree (to_topic) WHERE ((kind = 'rebuild'::text) AND (state <> 'done'::text));
 
