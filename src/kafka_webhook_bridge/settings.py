@@ -187,8 +187,9 @@ class StoreSettings:
     connect_timeout_ms: int = setting(5_000, "Longest wait for a new connection.", low=1)
     statement_timeout_ms: int = setting(2_000, "Longest search.", low=1)
     secret_key: SecretStr | None = setting(
-        None, "At least 32 random characters, the same for every process and for years: what is kept of credentials in "
-        "refused requests is hashed with it. Without it those cannot be released.", check=check_secret_key,
+        None, "At least 32 random characters, the same for every process and for years: secrets that come by a hand-"
+        "shake are encrypted with it, and credentials of refused requests hashed. Without it neither is kept.",
+        check=check_secret_key,
     )  # fmt: skip
 
 

@@ -242,14 +242,15 @@ async def _release(
     from kafka_webhook_bridge.ingest.release import Releaser
     from kafka_webhook_bridge.settings import load_settings
     from kafka_webhook_bridge.sources.config import load_sources
-    from kafka_webhook_bridge.store import Store
+    from kafka_webhook_bridge.store import Store, learned
 
     settings = load_settings()
     keys = Keys(time.monotonic)
     done = []
     try:
         async with Store(settings.store) as store:
-            releaser = Releaser(settings, store, load_sources(settings, keys=keys), keys)
+            sources = load_sources(settings, keys=keys, learned=await learned.known(settings, store))
+            releaser = Releaser(settings, store, sources, keys)
             async for event_id in _chosen(store, ids, wanted):
                 outcome = await releaser.release(event_id, dry_run=dry_run)
                 done.append(outcome)

@@ -25,6 +25,7 @@ from kafka_webhook_bridge.ingest import responses
 from kafka_webhook_bridge.ingest.auth import Logins, Moment, No, verify
 from kafka_webhook_bridge.ingest.deliver import Deliver, Pending
 from kafka_webhook_bridge.ingest.keys import Keys
+from kafka_webhook_bridge.ingest.learned import LearnedSecrets, learn_first
 from kafka_webhook_bridge.ingest.limits import FailedLogins, TrustedProxies
 from kafka_webhook_bridge.ingest.once import Once
 from kafka_webhook_bridge.ingest.protocol import Connection, Incoming
@@ -89,6 +90,7 @@ class Edge:
         self.topics = topics
         self.suppress = suppress
         self._outbox = settings.store.url is not None
+        self.learned: LearnedSecrets | None = None
         self.rejections: Rejections | None = None  # without PostgreSQL nothing is kept of what is refused
         self.deliver = Deliver(
             settings.deliver, clock, answered=self._acked, refused=self._failed, topic_missing=self._missing
@@ -381,7 +383,12 @@ class Edge:
         if isinstance(no, Refusal):
             connection.refuse(no)
         elif isinstance(no, Greeting):
-            self._greet(connection, incoming, route, no)
+            if no.secret:
+                learn_first(self, connection, route, no.secret, partial(self._greet, connection, incoming, route, no))
+            else:
+                self._greet(connection, incoming, route, no)
+        elif route.proof is not None and route.proof.learns and self.learned is not None and not self.learned.loaded:
+            connection.refuse(errors.NOT_LEARNED, reason=no.code)
         elif no.key_needed is not None and route.proof and self.keys.ask(no.key_needed, route.proof.params):
             connection.refuse(errors.KEY_PENDING, reason=no.code)
         else:
@@ -420,7 +427,7 @@ class Edge:
         return route.unproven
 
     def _greet(self, connection: Connection, incoming: Incoming, route: Route, greeting: Greeting) -> None:
-        name, status, content_type, headers, body, fetch, notice = greeting
+        name, status, content_type, headers, body, fetch, notice, _ = greeting
         if status >= 400:
             refusal = replace(errors.HANDSHAKE, status=status)
             route.refused(refusal)

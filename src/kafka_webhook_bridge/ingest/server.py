@@ -122,6 +122,8 @@ class IngestServer:
         if self.outbox is not None:
             self._background.start(self.outbox.run(), "outbox")
             self._background.start(self.outbox.watch_usage(), "outbox-usage")
+        if self.edge.learned is not None:
+            self._background.start(self.edge.learned.run(), "learned")
         if self.edge.rejections is not None:
             self._background.start(self.edge.rejections.run(), "rejections")
         self._background.start(self._truth.run(), "truth")

@@ -51,7 +51,8 @@ class Proof:
     `secrets` is how many there are; `params` are the operator's, by name, and `missing` those that are not set;
     `places` hold credentials, `rights` say what they must be; `decode` leads to what type and key are read of (None:
     the body is JSON); `path` stands for `/<name>` where the sender knows another (None: it does not); `greets` are the
-    methods of the hand-shakes; `refused_status` answers a wrong proof; `challenge` is the WWW-Authenticate of a 401.
+    methods of the hand-shakes; `refused_status` answers a wrong proof; `challenge` is the WWW-Authenticate of a 401;
+    `learns` tells that secrets may come by a hand-shake.
     """
 
     profile: str
@@ -67,6 +68,7 @@ class Proof:
     greets: frozenset[bytes]
     refused_status: int
     challenge: bytes
+    learns: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -91,6 +91,15 @@ CREATE TABLE kwb_migrations (
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE learned_secrets (
+    secret_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    source text NOT NULL,
+    nonce bytea NOT NULL,
+    ciphertext bytea NOT NULL,
+    key_id text NOT NULL,
+    learned_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE leases (
     name text NOT NULL,
     holder uuid NOT NULL,
@@ -127,6 +136,11 @@ CREATE TABLE rebuild_events (
     place bigint NOT NULL,
     event_id uuid NOT NULL,
     size_bytes integer NOT NULL
+);
+
+CREATE TABLE registrations (
+    source text NOT NULL,
+    expires_at timestamp with time zone NOT NULL
 );
 
 CREATE TABLE rejections (
@@ -215,6 +229,9 @@ ALTER TABLE ONLY events_default
 ALTER TABLE ONLY kwb_migrations
     ADD CONSTRAINT kwb_migrations_pkey PRIMARY KEY (version);
 
+ALTER TABLE ONLY learned_secrets
+    ADD CONSTRAINT learned_secrets_pkey PRIMARY KEY (secret_id);
+
 ALTER TABLE ONLY leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (name);
 
@@ -226,6 +243,9 @@ ALTER TABLE ONLY outbox
 
 ALTER TABLE ONLY rebuild_events
     ADD CONSTRAINT rebuild_events_pkey PRIMARY KEY (replay_id, place);
+
+ALTER TABLE ONLY registrations
+    ADD CONSTRAINT registrations_pkey PRIMARY KEY (source);
 
 ALTER TABLE ONLY rejections
     ADD CONSTRAINT rejections_pkey PRIMARY KEY (event_id);
