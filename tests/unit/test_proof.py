@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kafka_webhook_bridge.body import NOT_JSON
+from kafka_webhook_bridge.body import NOT_JSON, parse_json
 from kafka_webhook_bridge.event import Request
 from kafka_webhook_bridge.sources.config import check_configuration, load_configuration
 from kafka_webhook_bridge.sources.source import Public, Source
@@ -84,6 +84,24 @@ def test_a_generic_row_can_be_any() -> None:
     assert found.verified == "hmac-sha512"
     assert verdict(found, (b"X-S", b"v1=AAAA"), (b"X-Id", b"1")) == "signature.mismatch"
     assert verdict(found, (b"X-S", b"AAAA"), (b"X-Id", b"1")) == "signature.malformed"
+
+
+@pytest.mark.parametrize(
+    ("place", "query", "header", "body"),
+    [
+        ("{name: X-T}", None, (b"X-T", CANARY.encode()), b""),
+        ("{name: X-T, strip_prefix: 'Key '}", None, (b"X-T", b"Key " + CANARY.encode()), b""),
+        ("{}", None, (b"Authorization", b"Bearer " + CANARY.encode()), b""),
+        ("{from: query, name: t}", b"t=" + CANARY.encode(), (b"A", b"b"), b""),
+        ("{from: json, path: a.b}", None, (b"A", b"b"), b'{"a":{"b":"%b"}}' % CANARY.encode()),
+    ],
+)
+def test_a_token_can_stand_anywhere(place: str, query: bytes | None, header: tuple[bytes, bytes], body: bytes) -> None:
+    found = source(f'profile: token, secrets: ["${{S}}"], verify: {{signature: {place}}}')
+    assert found.proof is not None
+    for sent, ok in ((Request(b"POST", b"/s", query, [header], body, ""), True),
+                     (Request(b"POST", b"/s", None, [(b"X-T", b"x")], b"{}", ""), False)):  # fmt: skip
+        assert found.proof.verifier(sent, parse_json(sent.body), 0.0).ok is ok
 
 
 @pytest.mark.parametrize(
