@@ -158,7 +158,7 @@ def wait_kept(database: str, *event_ids: str) -> None:
     eventually(lambda: set(event_ids) <= kept(database).keys(), "kept")
 
 
-def test_rule_30_a_release_delivers_what_was_refused(shared: Shared) -> None:
+def test_rule_30_a_release_delivers_what_was_refused(shared: Shared, folder: Path) -> None:
     body = b'{"repository": {"id": 7}, "text": "\xc3\xa9"}'
     stack, server, database, topic, kwb = shared
     event_id = refused(server, signed("/hub?a=%00", body, "X-GitHub-Event: push", "X-GitHub-Delivery: d-1"))
@@ -172,7 +172,11 @@ def test_rule_30_a_release_delivers_what_was_refused(shared: Shared) -> None:
     assert raw.startswith(b"POST /hub?a=%00 HTTP/1.1\r\nHost: x\r\n")
     assert raw.endswith(b"\r\n\r\n" + body)
 
+    saved = folder / "saved.http"
+    saved.write_bytes(raw)
     wrong = config(topic, secret=WRONG)
+    assert kwb(str(saved), "--source", "hub", group="verify").returncode == 0
+    assert kwb(str(saved), "--source", "hub", group="verify", KWB_CONFIG=wrong).returncode == 1
     still = kwb.told("release", event_id, code=1, KWB_CONFIG=wrong)
     assert [one["code"] for one in still["refused"]] == ["signature.mismatch"]
     assert kwb.told("release", event_id, "--dry-run")["released"] == [event_id]
