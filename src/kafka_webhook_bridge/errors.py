@@ -116,6 +116,10 @@ HANDSHAKE = Refusal(
     "auth.handshake", 403, "Forbidden", "This hand-shake is not answered.",
     "A value that the answer needs is missing, or the secret that it brings is not one of the source's `secrets`.",
 )  # fmt: skip
+NOT_LEARNED = Refusal(
+    "auth.not_learned", 503, "Service Unavailable", "The secrets of this sender are not at hand.",
+    "PostgreSQL keeps secrets that come by a hand-shake; it did not answer. The sender comes again.", retry=True,
+)  # fmt: skip
 BACK_OFF = Refusal(
     "auth.back_off", 429, "Too Many Requests", "Too many failed logins from this address.",
     "Requests with right credentials are never delayed; the others may try again after Retry-After.", retry=True,
@@ -188,7 +192,8 @@ INTERNAL = Refusal(
 
 REFUSALS: dict[str, Refusal] = _table(
     MALFORMED, FRAMING, HOST, TARGET, HEADER_TIMEOUT, BODY_TIMEOUT, BODY_TOO_LARGE, URL_TOO_LONG,
-    CONTENT_ENCODING, EXPECTATION, HEADERS_TOO_LARGE, UNAUTHORIZED, SIGNATURE, KEY_PENDING, HANDSHAKE, BACK_OFF,
+    CONTENT_ENCODING, EXPECTATION, HEADERS_TOO_LARGE, UNAUTHORIZED, SIGNATURE, KEY_PENDING, HANDSHAKE, NOT_LEARNED,
+    BACK_OFF,
     UNKNOWN_SOURCE, TOPICS_MAX, METHOD, RATE_LIMIT, NOT_REDACTABLE, RECORD_TOO_LARGE, NOT_DURABLE, KAFKA_REFUSED,
     QUEUE_FULL, OUTBOX_FULL, OUTBOX_REFUSED, UNDER_WAY, IN_FLIGHT, TOPIC_BLOCKED, INTERNAL,
 )  # fmt: skip

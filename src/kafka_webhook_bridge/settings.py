@@ -7,7 +7,6 @@ Sizes may be written `64MiB`; a secret may be written `file:/path`. docs/referen
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -18,7 +17,16 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 from pydantic import SecretStr
 
 from kafka_webhook_bridge.errors import ConfigError, Problem
-from kafka_webhook_bridge.texts import check_postgres_url, parse_servers, parse_size, parse_variables
+from kafka_webhook_bridge.texts import (
+    check_postgres_url,
+    check_secret_key,
+    is_unicode,
+    number_parser,
+    parse_boolean,
+    parse_servers,
+    parse_size,
+    parse_variables,
+)
 
 MADE = "made"  # in the place of a file that is then not needed
 
@@ -178,6 +186,24 @@ class StoreSettings:
     connections_max: int = setting(4, "Connections of one process.", low=1, high=100)
     connect_timeout_ms: int = setting(5_000, "Longest wait for a new connection.", low=1)
     statement_timeout_ms: int = setting(2_000, "Longest search.", low=1)
+    secret_key: SecretStr | None = setting(
+        None, "At least 32 random characters, the same for every process and for years: secrets that come by a hand-"
+        "shake are encrypted with it, and credentials of refused requests hashed. Without it neither is kept.",
+        check=check_secret_key,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionsSettings:
+    """Requests that did not prove their sender, kept in PostgreSQL. Rates are per bridge and divided by its workers."""
+
+    rows_max: int = setting(10_000, "Requests kept of one source; the oldest go first. 0 keeps none.", low=0)
+    bytes_max: int = setting(64 * 1024**2, "Bytes of them.", low=1024)
+    retention_days: int = setting(7, "How long they are kept; not longer than events.", low=1)
+    rows_per_second_max: int = setting(100, "Most requests of one source kept in a second.", low=1)
+    bytes_per_second_max: int = setting(1024**2, "Bytes of them.", low=1024)
+    queue_rows_max: int = setting(1_000, "Requests that may wait in one process for PostgreSQL.", low=1)
+    queue_bytes_max: int = setting(16 * 1024**2, "Bytes of them.", low=1024)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +298,7 @@ class Settings:
     deliver: DeliverSettings
     kafka: KafkaSettings
     store: StoreSettings
+    rejections: RejectionsSettings
     archive: ArchiveSettings
     relay: RelaySettings
     management: ManagementSettings
@@ -294,6 +321,7 @@ ROOMS: dict[str, type] = {
     "deliver": DeliverSettings,
     "kafka": KafkaSettings,
     "store": StoreSettings,
+    "rejections": RejectionsSettings,
     "archive": ArchiveSettings,
     "relay": RelaySettings,
     "management": ManagementSettings,
@@ -405,6 +433,10 @@ def _contradictions(settings: Settings) -> list[Problem]:
     if settings.store.url is not None and archive.retention_days < kafka.topic_retention_days:  # rules.md 7
         what = f"{archive.retention_days} days, but the topics keep {kafka.topic_retention_days}"
         found.append(Problem("KWB_ARCHIVE_RETENTION_DAYS", f"{what}: the archive may not forget before Kafka does"))
+    kept_days = settings.rejections.retention_days
+    if settings.store.url is not None and kept_days > archive.retention_days:
+        what = f"{kept_days} days, but events are kept {archive.retention_days}: what is released must find its place"
+        found.append(Problem("KWB_REJECTIONS_RETENTION_DAYS", what))
     if kafka.delivery_timeout_ms <= deliver.deadline_ms:  # rules.md 2
         what = f"{kafka.delivery_timeout_ms} is not longer than KWB_DELIVER_DEADLINE_MS"
         found.append(Problem("KWB_KAFKA_DELIVERY_TIMEOUT_MS", f"{what}, so late acknowledgements would not be seen"))
@@ -521,37 +553,6 @@ def expand_variables(text: str, environ: Mapping[str, str]) -> str:
     return re.sub(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}", lambda m: environ[m[1]], text)
 
 
-def is_unicode(text: str) -> bool:
-    """False where there are lone surrogates: so Python shows bytes of the environment that are not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _boolean(text: str) -> bool:
-    lower = text.strip().lower()
-    if lower in {"1", "true", "yes", "on"}:
-        return True
-    if lower in {"0", "false", "no", "off"}:
-        return False
-    raise ValueError(f"{text!r} is neither true nor false")
-
-
-def _number(kind: Callable[[str], int | float], words: str) -> Callable[[str], int | float]:
-    def parse(text: str) -> int | float:
-        try:
-            value = kind(text.strip().replace("_", ""))
-        except ValueError:
-            raise ValueError(f"{text!r} is not {words}") from None
-        if not math.isfinite(value):
-            raise ValueError(f"{text!r} is not {words}")
-        return value
-
-    return parse
-
-
 def _convert(row: Row, text: str) -> Any:
     kinds = [
         k for k in (get_args(row.type) if get_origin(row.type) not in (Literal, tuple) else ()) if k is not type(None)
@@ -576,11 +577,11 @@ def _convert(row: Row, text: str) -> Any:
     if get_origin(kind) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if kind is bool:
-        return _boolean(text)
+        return parse_boolean(text)
     if kind is int:
-        value = parse_size(text) if row.name.endswith("bytes_max") else _number(int, "a whole number")(text)
+        value = parse_size(text) if row.name.endswith("bytes_max") else number_parser(int, "a whole number")(text)
     elif kind is float:
-        value = _number(float, "a number")(text)
+        value = number_parser(float, "a number")(text)
     else:
         return text
     if row.low is not None and value < row.low:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import parse_qs, urlsplit
 
 _UNITS = {"": 1, "B": 1, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "KB": 1000, "MB": 1000**2, "GB": 1000**3}
@@ -20,6 +21,42 @@ def parse_size(text: str) -> int:
         raise ValueError(f"{text!r} is not a size: write bytes, or a number with KB, MB, GB (KiB, MiB, GiB)")
     return int(float(match[1]) * _UNITS[(match[2] or "").upper()])
 
+
+def is_unicode(text: str) -> bool:
+    """False where there are lone surrogates: so Python shows bytes of the environment that are not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def parse_boolean(text: str) -> bool:
+    """The truth that `text` means. Raises ValueError with a sentence for people."""
+    lower = text.strip().lower()
+    if lower in {"1", "true", "yes", "on"}:
+        return True
+    if lower in {"0", "false", "no", "off"}:
+        return False
+    raise ValueError(f"{text!r} is neither true nor false")
+
+
+def number_parser(kind: Callable[[str], int | float], words: str) -> Callable[[str], int | float]:
+    """A parser of finite numbers; its ValueError says that the text is not what `words` say."""
+
+    def parse(text: str) -> int | float:
+        try:
+            value = kind(text.strip().replace("_", ""))
+        except ValueError:
+            raise ValueError(f"{text!r} is not {words}") from None
+        if not math.isfinite(value):
+            raise ValueError(f"{text!r} is not {words}")
+        return value
+
+    return parse
+
+
+SECRET_KEY_CHARACTERS_MIN = 32
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]*)(:(\d{1,5}))?")
 
@@ -39,6 +76,14 @@ def check_postgres_url(url: str) -> None:
     ):
         example = "postgresql://user:password@host:5432/database"
         raise ValueError(f"is not of the form {example}; special characters of a password are percent-encoded")
+
+
+def check_secret_key(key: str) -> None:
+    """Raises ValueError for a key that could be guessed."""
+    if len(key) < SECRET_KEY_CHARACTERS_MIN:
+        raise ValueError(
+            f"is shorter than {SECRET_KEY_CHARACTERS_MIN} characters; `openssl rand -base64 32` makes a right one"
+        )
 
 
 def parse_servers(text: str) -> list[tuple[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 
 import asyncpg
 import pytest
@@ -10,7 +11,7 @@ from archive_world import DEADLINE_S, NOW_MS, World, event_id, run, until
 
 from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.archive.retention import Retention
-from kafka_webhook_bridge.store import Store, deliveries, migrate, partitions
+from kafka_webhook_bridge.store import Store, deliveries, migrate, partitions, rejections
 from kafka_webhook_bridge.store import archive as store_archive
 from kafka_webhook_bridge.store.coordination import Lease
 
@@ -100,6 +101,27 @@ def test_rule_14_deliveries_are_forgotten_after_the_window(world: World) -> None
             ahead = Retention(world.settings, store, clock=lambda: NOW_MS + 400 * ids.DAY_MS)
             assert await ahead.tidy()  # PostgreSQL's clock counts
         assert [row[0] for row in await world.fetch("SELECT dedupe_key FROM deliveries")] == [b"within"]
+
+    run(test())
+
+
+def test_refused_requests_are_forgotten_after_their_days(world: World) -> None:
+    days = world.settings.rejections.retention_days
+
+    async def test() -> None:
+        async with Store(world.settings.store) as store:
+            await migrate(store)
+            rows = [
+                rejections.RejectionRow(
+                    uuid.UUID(event_id(NOW_MS - age * ids.DAY_MS)), name, ids.moment(NOW_MS), "code", "", "POST", "/s",
+                    None, b"[]", b"[]", b"", "", None, 0,
+                )
+                for name, age in {"before": days + 1, "within": days - 1}.items()
+            ]  # fmt: skip
+            assert await rejections.write(store, rows, timeout_ms=60_000) == set()
+            ahead = Retention(world.settings, store, clock=lambda: NOW_MS + 400 * ids.DAY_MS)
+            assert await ahead.tidy()  # PostgreSQL's clock counts
+        assert [row[0] for row in await world.fetch("SELECT source FROM rejections")] == ["within"]
 
     run(test())
 

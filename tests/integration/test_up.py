@@ -51,7 +51,8 @@ def secrets_in(running: RunningUp) -> list[str]:
     login = re.fullmatch(r"postgresql://kwb:(.+)@127\.0\.0\.1:\d+/kwb", env["DATABASE_URL"])
     assert login
     superuser = re.findall(r'"postgres": "(.+)"', (running.folder / "postgres" / "secrets.json").read_text())
-    return [env["WEBHOOK_PASSWORD"], env["KAFKA_PASSWORD"], env["CONSUMER_PASSWORD"], login[1], *superuser]
+    passwords = [env[name] for name in ("WEBHOOK_PASSWORD", "KAFKA_PASSWORD", "CONSUMER_PASSWORD")]
+    return [*passwords, env["KWB_STORE_SECRET_KEY"], login[1], *superuser]
 
 
 def authentication_error(config: dict[str, object]) -> bool:

@@ -159,7 +159,7 @@ def test_completion_in_bash(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["doctor", "check", "show", "schema", "show", "--write"]
+    assert done.stdout.split() == ["doctor", "check", "show", "schema", "show", "secrets", "--write"]
 
 
 # ---- kwb config ------------------------------------------------------------------------------------------------------

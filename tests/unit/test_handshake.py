@@ -132,10 +132,12 @@ def test_what_is_missing_or_too_long_has_no_answer() -> None:
     assert answer(shake(answer={"body": "{param:p}"}), request()) is None
 
 
-def test_a_secret_that_the_operator_did_not_give_is_not_taken() -> None:
+def test_a_secret_that_the_source_has_not_must_be_kept_first() -> None:
     found = shake(secrets=("one", "two"), effect="store_secret", secret="{header:X-S}")
-    assert answer(found, request(x_s="two")) is not None
-    assert answer(found, request(x_s="three")) is None
+    known, new = answer(found, request(x_s="two")), answer(found, request(x_s="three"))
+    assert known is not None
+    assert new is not None
+    assert (known.secret, new.secret) == (b"", b"three")
     assert answer(found, request()) is None
 
 

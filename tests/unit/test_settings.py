@@ -28,6 +28,7 @@ from kafka_webhook_bridge.texts import check_postgres_url, has_password, parse_s
 CANARY = "canary-7f3a"
 TEXTS = {  # of rows that take no other
     "DATABASE_URL": f"postgresql://u:{CANARY}@db:5432/kwb",
+    "KWB_STORE_SECRET_KEY": f"{CANARY}-of-thirty-two-characters-or-more",
     "KWB_SECRETS_JSON": f'{{"SHOP": "{CANARY}"}}',
 }
 NUMBERS = [row for row in rows() if row.type in (int, float)]
@@ -97,7 +98,7 @@ def test_the_defaults_have_no_password_and_no_problem() -> None:
     secret = {row.env for row in rows() if row.secret}
     assert secret == {
         "WEBHOOK_PASSWORD", "KAFKA_PASSWORD", "CONSOLE_PASSWORD", "DATABASE_URL", "DATABASE_PASSWORD",
-        "KWB_SECRETS_JSON", "KWB_KAFKA_SSL_KEY",
+        "KWB_SECRETS_JSON", "KWB_KAFKA_SSL_KEY", "KWB_STORE_SECRET_KEY",
     }  # fmt: skip
 
 

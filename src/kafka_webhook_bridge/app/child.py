@@ -26,6 +26,7 @@ from kafka_webhook_bridge.archive.relay import Relay
 from kafka_webhook_bridge.archive.retention import Retention
 from kafka_webhook_bridge.errors import ConfigError, KwbError, StoreError
 from kafka_webhook_bridge.ingest.keys import Keys
+from kafka_webhook_bridge.ingest.learned import LearnedSecrets
 from kafka_webhook_bridge.ingest.server import IngestServer
 from kafka_webhook_bridge.kafka import login
 from kafka_webhook_bridge.kafka.certificate import CertificateWatch
@@ -151,13 +152,17 @@ async def _serve_until_told(
 
 
 def _reload(
-    before: Settings, store: Store | None, use: Callable[[SourceTable], None], keys: Keys | None = None
+    before: Settings,
+    store: Store | None,
+    use: Callable[[SourceTable], None],
+    keys: Keys | None = None,
+    learned: LearnedSecrets | None = None,
 ) -> None:
     """SIGHUP: hand over the configuration as it is now, unless it is wrong, and the passwords of `file:` secrets."""
     log = logs.get_logger("config")
     try:
         settings = load_settings()
-        use(load_sources(settings, keys=keys))
+        use(load_sources(settings, keys=keys, learned=None if learned is None else learned.secrets))
     except ConfigError as error:
         log.error("configuration not reloaded; the old one stays", problems=[str(p) for p in error.problems])
         return
@@ -182,11 +187,15 @@ async def _ingest(settings: Settings, control: socket.socket, listener: socket.s
     if database.store is not None:
         background.start(database.watch(), "database")
         await database.first_word()
-    await server.start()
 
-    well = await _serve_until_told(
-        channel, server.parts, lambda: _reload(settings, database.store, server.reload, keys), background
-    )
+    def reload() -> None:
+        _reload(settings, database.store, server.reload, keys, server.edge.learned)
+
+    if database.store is not None and settings.store.secret_key is not None:
+        secret_key = settings.store.secret_key.get_secret_value()
+        server.edge.learned = LearnedSecrets(database.store, secret_key, database.migrated, reload)
+    await server.start()
+    well = await _serve_until_told(channel, server.parts, reload, background)
     await server.drain(None if well else 0)
     await database.close()
     return 0 if well else 1

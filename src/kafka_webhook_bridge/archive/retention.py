@@ -1,6 +1,6 @@
 """Partitions of `events`: made ahead, the default one emptied into them, dropped when too old (rules.md 7, 18).
 Deliveries that suppress no duplicate any more (rules.md 14), and replays as old as the oldest events, are forgotten
-here too.
+here too, and refused requests that nobody released in time.
 
 One worker does it, under a lease. Done twice it would do no harm, so nothing else protects it.
 """
@@ -17,7 +17,7 @@ from kafka_webhook_bridge.errors import StoreError
 from kafka_webhook_bridge.observability import logs
 from kafka_webhook_bridge.observability.background import pause
 from kafka_webhook_bridge.settings import Settings
-from kafka_webhook_bridge.store import Store, deliveries, partitions, replays
+from kafka_webhook_bridge.store import Store, deliveries, partitions, rejections, replays
 from kafka_webhook_bridge.store.coordination import Lease
 
 _EVERY_S = 600.0
@@ -44,6 +44,7 @@ class Retention:
     ) -> None:
         """`migrated` as for the archiver; `clock` gives milliseconds since 1970."""
         self._limits = settings.archive
+        self._rejections_days = settings.rejections.retention_days
         self._past_days = settings.kafka.topic_retention_days
         self._store = store
         self._migrated = migrated
@@ -81,6 +82,7 @@ class Retention:
         """One turn; false if somebody else has it. Raises StoreError."""
         for step in (
             self._make_ahead, self._empty_default, self._drop_old, self._forget_deliveries, self._forget_replays,
+            self._forget_rejections,
         ):  # fmt: skip
             if not await self._lease.take():
                 return False
@@ -148,3 +150,10 @@ class Retention:
         deleted = await replays.expire(self._store, await partitions.server_time_ms(self._store) - kept_ms)
         if deleted:
             self._log.info("replays forgotten: done before the oldest event that is kept", replays=deleted)
+
+    async def _forget_rejections(self) -> None:
+        """By PostgreSQL's clock."""
+        kept_ms = self._rejections_days * ids.DAY_MS
+        deleted = await rejections.expire(self._store, await partitions.server_time_ms(self._store) - kept_ms)
+        if deleted:
+            self._log.info("refused requests forgotten: too old", requests=deleted)

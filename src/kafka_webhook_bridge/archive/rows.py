@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 from kafka_webhook_bridge import ids
 from kafka_webhook_bridge.formats.headers import ALTERED, BODY_SHA256, FORMAT, PARENT_ID
-from kafka_webhook_bridge.formats.rows import REPLAY, REQUEST_HEADER, EventRow, RowMaker, Skip
+from kafka_webhook_bridge.formats.rows import RELEASED, REPLAY, REQUEST_HEADER, EventRow, RowMaker, Skip
 from kafka_webhook_bridge.kafka.consumer import Place, Record
 
-RELEASED_HEADER = "kwb_released_at"
 _EVERY_RECORD_HAS = "kwb_verified"
 _HEX_DIGEST = re.compile(rb"[0-9a-f]{64}")
 
@@ -106,7 +105,7 @@ def look_at(headers: Iterable[tuple[str, bytes | None]]) -> Seen:
             form = (value or b"").decode("latin-1")
         elif name == REPLAY:  # a copy has no row of its own, and is no duplicate (rules.md 16)
             copy = True
-        elif name == RELEASED_HEADER:
+        elif name == RELEASED:
             released = True
         elif name == PARENT_ID:
             parent = ids.parse((value or b"").decode("latin-1"))

@@ -32,6 +32,7 @@ GROUPS: dict[str, tuple[str, str]] = {
     "tail": ("tail", "Follow a topic."),
     "events": ("events", "Search and show archived events."),
     "outbox": ("outbox", "What waits for Kafka, and letting go what is held."),
+    "rejections": ("rejections", "Refused requests: why, and delivering them after all."),
     "replay": ("replay", "Send archived events to Kafka once more."),
     "rebuild": ("rebuild", "Make a lost topic anew out of the archive."),
     "audit": ("audit", "Reconcile receipts, Kafka and PostgreSQL."),

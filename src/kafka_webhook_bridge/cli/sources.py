@@ -10,6 +10,7 @@ import typer
 
 from kafka_webhook_bridge.cli.output import FOUND_PROBLEM, Json, Output
 from kafka_webhook_bridge.cli.profiles import list_profiles, show_profile
+from kafka_webhook_bridge.cli.secrets import list_secrets, register_source
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.settings import Settings
@@ -32,7 +33,8 @@ _ACKS = {
 
 
 def register(app: typer.Typer) -> None:
-    """`kwb sources [list]`, `kwb sources show NAME`, `kwb sources profiles [WORD]`, `kwb sources profile NAME`."""
+    """`kwb sources [list]`, `kwb sources show NAME`, `kwb sources profiles [WORD]`, `kwb sources profile NAME`,
+    `kwb sources register NAME`, `kwb sources secrets NAME`."""
     sources = typer.Typer(invoke_without_command=True)
     app.add_typer(sources, name="sources")
 
@@ -70,6 +72,25 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """How requests of a profile are checked, what it needs, and a source of bridge.yaml with it."""
         show_profile(name, catalog or [], Output(json=json))
+
+    @sources.command("register")
+    def register_(
+        name: Annotated[str, typer.Argument(help="The source.")],
+        minutes: Annotated[int, typer.Option(help="For so long.", min=1, max=1440)] = 15,
+        json: Json = False,
+    ) -> None:
+        """Let the next hand-shake of a sender bring its secret, as those of Asana and Notion do; one, and no more."""
+        register_source(name, minutes, Output(json=json))
+
+    @sources.command()
+    def secrets(
+        name: Annotated[str, typer.Argument(help="The source.")],
+        show: Annotated[bool, typer.Option("--show", help="Show them, for the sender's settings page.")] = False,
+        forget: Annotated[str, typer.Option(help="Forget the one of this id.", metavar="ID")] = "",
+        json: Json = False,
+    ) -> None:
+        """Secrets that came by a hand-shake: when, and whether they can be read."""
+        list_secrets(name, Output(json=json), show=show, forget=forget)
 
 
 def list_sources(out: Output) -> None:

@@ -34,7 +34,11 @@ _BRIDGE = {"KWB_INGEST_DRAIN_GRACE_MS": "0"}
 # Any source name may make its topic on a broker that is ours alone (rules.md 11); a file says who sends.
 _OWN = {"KWB_BRIDGE_OWN_BROKER": "true"}
 # What is known only when the servers run, for a look at everything else before that.
-_CREDENTIALS_TO_BE = {"WEBHOOK_USERNAME": "webhook", "WEBHOOK_PASSWORD": "to be generated"}
+_CREDENTIALS_TO_BE = {
+    "WEBHOOK_USERNAME": "webhook",
+    "WEBHOOK_PASSWORD": "to be generated",
+    "KWB_STORE_SECRET_KEY": "to be generated: 32 characters at random",
+}
 _SERVERS_TO_BE = {
     "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:9094",
     "KAFKA_USERNAME": "bridge",
@@ -186,7 +190,7 @@ class Up:
         self._announce(stack, bridge, credentials)
 
     def _credentials(self) -> dict[str, str]:
-        """Of the webhooks and of the consumer: from the environment, else as last time, else new."""
+        """Of the webhooks, the consumer and the store: from the environment, else as last time, else new."""
         from kafka_webhook_bridge.stack.files import secrets_of
 
         given = {}
@@ -194,7 +198,10 @@ class Up:
             given["webhook_username"] = self._settings.bridge.username
         if self._settings.bridge.password is not None:
             given["webhook_password"] = self._settings.bridge.password.get_secret_value()
-        known = secrets_of(self._folder / "secrets.json", "webhook_password", CONSUMER, given=given)
+        if self._settings.store.secret_key is not None:
+            given["store_secret_key"] = self._settings.store.secret_key.get_secret_value()
+        names = ("webhook_password", "store_secret_key", CONSUMER)
+        known = secrets_of(self._folder / "secrets.json", *names, given=given)
         return {"webhook_username": "webhook", **known}
 
     def _environment(self, credentials: dict[str, str]) -> dict[str, str]:
@@ -209,6 +216,7 @@ class Up:
             **{name: given[name] for name in same},
             "WEBHOOK_USERNAME": credentials["webhook_username"],
             "WEBHOOK_PASSWORD": credentials["webhook_password"],
+            "KWB_STORE_SECRET_KEY": credentials["store_secret_key"],
             "KWB_INGEST_HOST": ingest.host,
             "KWB_INGEST_PORT": str(ingest.port),
             "KWB_INGEST_WORKERS": str(ingest.workers),

@@ -28,6 +28,12 @@ CREDENTIALS = frozenset({b"authorization", b"cookie", b"cookie2", b"set-cookie",
 HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade"})
 _PROXY = b"proxy-"  # Proxy-Authorization, Proxy-Connection, …
 
+
+def is_credential(name: bytes) -> bool:
+    """Whether a header, by its name in lower case, holds credentials whatever the sender."""
+    return name in CREDENTIALS or name == b"proxy-authorization"
+
+
 _CONTENT_TYPE = "http_content-type"
 _TRACEPARENT = "http_traceparent"
 _CONNECTION = "connection"  # spelled without http_, hence never copied

@@ -49,6 +49,7 @@ _NO_MARKS = frozenset(
         "kwb_source", "kwb_method", "kwb_path", "kwb_query", "kwb_dedupe_key", "kwb_verified", "kwb_covers_body",
     }
 )  # fmt: skip
+RELEASED = "kwb_released_at"  # of events that were refused at first, and let in by an operator
 REPLAY = "kwb_replay_id"  # of records that were sent again; they make no row
 _TYPE = "ce_type"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -317,7 +318,7 @@ def record_of(row: EventRow) -> Record:
     Exact for every record that `formats.encode` made. Marks follow the request's headers, wherever they stood. Of a row
     that PostgreSQL took only in part (`parse_error` begins with `refused`), it is a record of what was kept.
     """
-    marks = _pairs(row.marks)
+    marks = pairs_of(row.marks)
     exact = dict(marks)
     kind = exact[_TYPE].decode("utf-8", "replace") if _TYPE in exact else row.type
     name = row.source.encode()
@@ -325,7 +326,7 @@ def record_of(row: EventRow) -> Record:
         row.method.encode(),
         row.path.encode(),
         None if row.query is None else row.query.encode(),
-        [(spelling.encode("latin-1", "replace"), value) for spelling, value in _pairs(row.headers)],
+        [(spelling.encode("latin-1", "replace"), value) for spelling, value in pairs_of(row.headers)],
         row.body,
         "",
     )
@@ -350,7 +351,7 @@ def record_of(row: EventRow) -> Record:
     return record
 
 
-def _pairs(document: bytes | None) -> list[tuple[str, bytes]]:
+def pairs_of(document: bytes | None) -> list[tuple[str, bytes]]:
     """The inverse of `headers_json`."""
     if not document:
         return []

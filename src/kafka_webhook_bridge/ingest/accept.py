@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from email.utils import formatdate
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
@@ -25,20 +24,20 @@ from kafka_webhook_bridge.ingest import responses
 from kafka_webhook_bridge.ingest.auth import Logins, Moment, No, verify
 from kafka_webhook_bridge.ingest.deliver import Deliver, Pending
 from kafka_webhook_bridge.ingest.keys import Keys
+from kafka_webhook_bridge.ingest.learned import LearnedSecrets
 from kafka_webhook_bridge.ingest.limits import FailedLogins, TrustedProxies
+from kafka_webhook_bridge.ingest.no_event import answer_no_event
 from kafka_webhook_bridge.ingest.once import Once
 from kafka_webhook_bridge.ingest.parts import Batch, Part, encode_parts
 from kafka_webhook_bridge.ingest.protocol import Connection, Incoming
+from kafka_webhook_bridge.ingest.rejections import Rejections
 from kafka_webhook_bridge.ingest.route import Route, outcome
 from kafka_webhook_bridge.ingest.suppress import Suppress
 from kafka_webhook_bridge.ingest.topics import Topics
 from kafka_webhook_bridge.observability import logs, metrics
 from kafka_webhook_bridge.settings import IngestSettings, Settings
-from kafka_webhook_bridge.sources.handshake import Greeting
-from kafka_webhook_bridge.sources.rules import Dropped
 from kafka_webhook_bridge.sources.source import Answer, Source
 from kafka_webhook_bridge.sources.table import SourceTable
-from kafka_webhook_bridge.sources.verify import Verdict
 from kafka_webhook_bridge.store.deliveries import Durable
 
 _SWEEP_S = 0.25
@@ -91,6 +90,8 @@ class Edge:
         self.topics = topics
         self.suppress = suppress
         self._outbox = settings.store.url is not None
+        self.learned: LearnedSecrets | None = None
+        self.rejections: Rejections | None = None  # without PostgreSQL nothing is kept of what is refused
         self.deliver = Deliver(
             settings.deliver, clock, answered=self._acked, refused=self._failed, topic_missing=self._missing
         )
@@ -109,7 +110,7 @@ class Edge:
         self._unknown = registry.counter("kwb_requests_received_total", source=metrics.UNKNOWN_SOURCE)
         self._unknown_outcomes: dict[str, metrics.Cell] = {}
         self._aborted = registry.counter("kwb_requests_aborted_total")
-        self._auth_failures = registry.counter("kwb_auth_failures_total")
+        self.unproven = registry.counter("kwb_auth_failures_total")
         self._body_bytes = registry.counter("kwb_body_bytes_total")
         self._seconds = registry.histogram("kwb_request_seconds")
         self._gauges: tuple[tuple[metrics.Cell, Callable[[], int]], ...] = (
@@ -176,7 +177,7 @@ class Edge:
         if method not in route.methods:
             return route, errors.METHOD, body_max
         if not route.logins.right(login):
-            return route, self._wrong_login(sender), body_max
+            return route, self.wrong_login(sender), body_max
         if encoding is not None and not source.content_encoding_opaque and encoding.strip().lower() != b"identity":
             return route, errors.CONTENT_ENCODING, body_max
         if size is not None and size > body_max:
@@ -187,8 +188,9 @@ class Edge:
             return route, errors.RATE_LIMIT, body_max
         return route, None, body_max
 
-    def _wrong_login(self, sender: str) -> Refusal:
-        self._auth_failures.add()
+    def wrong_login(self, sender: str) -> Refusal:
+        """Count a failure of a password or a token, which can be guessed; what answers it."""
+        self.unproven.add()
         wait_s = self._failed_logins.failed(sender, self.clock())
         return errors.UNAUTHORIZED if wait_s is None else errors.BACK_OFF
 
@@ -201,7 +203,7 @@ class Edge:
         if source is None:
             return errors.UNKNOWN_SOURCE
         if not self._open_logins(source).right(login):
-            return self._wrong_login(sender)
+            return self.wrong_login(sender)
         return Route(source, self._workers, self.clock(), self._sources, self._outbox)  # kept once it is of use
 
     def _open_logins(self, source: Source) -> Logins:
@@ -226,7 +228,7 @@ class Edge:
         request = Request(
             incoming.method, path, query if mark else None, incoming.headers, incoming.body, incoming.peer
         )
-        moment = _NEVER if route.proof is None else self._moment(connection, incoming, route)
+        moment = _NEVER if route.proof is None else self.moment(connection, incoming, route)
         if route.suppresses:
             Once(self, connection, incoming, route).accept(request, moment)
         elif len(incoming.body) <= route.off_loop_bytes:
@@ -235,7 +237,7 @@ class Edge:
             work = partial(make_record, request, route.source, moment)
             self.off_loop(connection, incoming, work, partial(self.encoded_later, connection, incoming, route))
 
-    def _moment(self, connection: Connection, incoming: Incoming, route: Route) -> Moment:
+    def moment(self, connection: Connection, incoming: Incoming, route: Route) -> Moment:
         base = self.proxies.base(connection.peer, incoming.headers) if route.forwarded else None
         return Moment(self.wall_clock(), base)
 
@@ -282,7 +284,7 @@ class Edge:
         elif isinstance(made, list):
             Batch(self, connection, incoming, route, made).start()
         else:
-            self.no_event(connection, incoming, route, made)
+            answer_no_event(self, connection, incoming, route, made)
 
     def deliver_part(self, part: Part, incoming: Incoming, route: Route, record: Record) -> None:
         """One record of a batch; `part` hears what becomes of it, and is asked what a connection would be."""
@@ -375,15 +377,14 @@ class Edge:
                 return
         route.acked(stored)
         incoming = connection.current
-        self._seconds.observe(self.clock() - incoming.last_byte)
-        close = self.draining or not incoming.keep_alive
+        close = self.answered(incoming)
         if route.answer is None:
             body = responses.receipt(
                 record.event_id.encode(), route.name, stored.encode(), route.topic or record.topic.encode(),
                 record.body_sha256.encode(), self.date, close,
             )  # fmt: skip
         else:
-            body = self._answer(route.answer, record.event_id, close)
+            body = self.answer_of(route.answer, record.event_id, close)
         connection.answer(body, close)
         if self._log_every:
             self._logged += 1
@@ -394,64 +395,24 @@ class Edge:
         """Answer a request all of whose parts are durable."""
         route.acked(stored)
         incoming = connection.current
-        self._seconds.observe(self.clock() - incoming.last_byte)
-        close = self.draining or not incoming.keep_alive
+        close = self.answered(incoming)
         if route.answer is None:
             body = responses.receipt_of_parts(route.name, first, stored, parts, self.date, close)
         else:
-            body = self._answer(route.answer, first.event_id, close)
+            body = self.answer_of(route.answer, first.event_id, close)
         connection.answer(body, close)
 
-    def no_event(self, connection: Connection, incoming: Incoming, route: Route, no: No) -> None:
-        """Answer a request that becomes no event: a hand-shake, one that is filtered, or one that proves nothing."""
-        if connection.gone:
-            return
-        if isinstance(no, Refusal):
-            connection.refuse(no)
-        elif isinstance(no, Greeting):
-            self._greet(connection, incoming, route, no)
-        elif isinstance(no, Dropped):
-            self._drop(connection, incoming, route, no)
-        elif no.key_needed is not None and route.proof and self.keys.ask(no.key_needed, route.proof.params):
-            connection.refuse(errors.KEY_PENDING, reason=no.code)
-        else:
-            connection.refuse(self._unproven(route, incoming, no), reason=f"{no.code}: {no.detail}".removesuffix(": "))
-
-    def _unproven(self, route: Route, incoming: Incoming, verdict: Verdict) -> Refusal:
-        """Passwords and tokens can be guessed, so their failures count for the back-off; a signature cannot."""
-        if verdict.code == "credentials.wrong":
-            return route.unproven if self._wrong_login(incoming.peer) is errors.UNAUTHORIZED else errors.BACK_OFF
-        self._auth_failures.add()
-        return route.unproven
-
-    def _greet(self, connection: Connection, incoming: Incoming, route: Route, greeting: Greeting) -> None:
-        name, status, content_type, headers, body, fetch, notice = greeting
-        if status >= 400:
-            refusal = replace(errors.HANDSHAKE, status=status)
-            route.refused(refusal)
-        else:
-            metrics.registry().counter("kwb_requests_handshakes_total", source=route.source.name).add()
-        self.log.info("hand-shake", source=route.source.name, handshake=name, status=status)
-        if notice:
-            self.log.warning("notice of a sender", source=route.source.name, notice=notice)
-        if fetch:
-            self.keys.visit(fetch, route.source.name)
+    def answered(self, incoming: Incoming) -> bool:
+        """Take the time that a request took; whether its connection is closed after the answer."""
         self._seconds.observe(self.clock() - incoming.last_byte)
-        close = self.draining or not incoming.keep_alive
-        answer = responses.plain(
-            status, content_type, body, date=self.date, close=close, head=incoming.method == b"HEAD", headers=headers
+        return self.draining or not incoming.keep_alive
+
+    def answer_of(self, answer: Answer, event_id: str | None, close: bool) -> bytes:
+        """What the profile says instead of the receipt. Without an id where nothing was stored."""
+        headers = () if event_id is None else ((b"kwb-event-id", event_id.encode()),)
+        return responses.plain(
+            answer.status, answer.content_type, answer.body, date=self.date, close=close, headers=headers
         )
-        connection.answer(answer, close)
-
-    def _drop(self, connection: Connection, incoming: Incoming, route: Route, no: Dropped) -> None:
-        metrics.registry().counter("kwb_requests_filtered_total", source=route.source.name, rule=no.rule).add()
-        self._seconds.observe(self.clock() - incoming.last_byte)
-        close = self.draining or not incoming.keep_alive
-        if route.answer is None:
-            answer = responses.dropped(route.name, self.date, close, head=incoming.method == b"HEAD")
-        else:
-            answer = self._answer(route.answer, None, close)
-        connection.answer(answer, close)
 
     def suppressed(self, connection: Connection, route: Route, first: Durable, *, other_body: bool) -> None:
         """Answer a delivery of an event that is durable already."""
@@ -460,20 +421,12 @@ class Edge:
         route.suppressed.add()
         route.bodies_differ.add(other_body)
         incoming = connection.current
-        self._seconds.observe(self.clock() - incoming.last_byte)
-        close = self.draining or not incoming.keep_alive
+        close = self.answered(incoming)
         if route.answer is None:
             body = responses.duplicate(route.name, first, self.date, close)
         else:
-            body = self._answer(route.answer, first.event_id, close)
+            body = self.answer_of(route.answer, first.event_id, close)
         connection.answer(body, close)
-
-    def _answer(self, answer: Answer, event_id: str | None, close: bool) -> bytes:
-        """What the profile says instead of the receipt. Without an id where nothing was stored."""
-        headers = () if event_id is None else ((b"kwb-event-id", event_id.encode()),)
-        return responses.plain(
-            answer.status, answer.content_type, answer.body, date=self.date, close=close, headers=headers
-        )
 
     def _failed(self, pending: Pending, refusal: Refusal, reason: str) -> None:
         if not pending.connection.gone:

@@ -24,6 +24,7 @@ from kafka_webhook_bridge.ingest.fetch import Answer, FetchError, fetch
 from kafka_webhook_bridge.observability import logs
 from kafka_webhook_bridge.sources.verify import KeyNeeded
 
+_VISIT_PAUSES_S: Final = (1.0, 5.0)  # between the tries of one confirmation
 PAUSE_S: Final = 60.0  # between two fetches from one host, and before a key that was not there is looked for again
 _RENEW_S: Final = (300, 6 * 3600)  # after how long keys are fetched anew: by the host's word, within these
 _RENEW_DEFAULT_S: Final = 3600
@@ -130,6 +131,11 @@ class Keys:
         self._visits.add(task)
         task.add_done_callback(self._visits.discard)
 
+    async def fetched(self) -> None:
+        """Wait until no key is being fetched."""
+        while self._running:
+            await asyncio.wait(list(self._running.values()))
+
     def close(self) -> None:
         """Nothing is fetched any more."""
         for task in (*self._running.values(), *self._visits):
@@ -179,12 +185,17 @@ class Keys:
             self._entries.popitem(last=False)
 
     async def _visit(self, address: str, host: str, source: str) -> None:
-        try:
-            await fetch(address)
-        except FetchError as error:
-            self._log.error("hand-shake not confirmed", source=source, host=host, reason=str(error))
-        else:
-            self._log.info("hand-shake confirmed", source=source, host=host)
+        for again_s in (*_VISIT_PAUSES_S, None):
+            try:
+                await fetch(address)
+            except FetchError as error:
+                tell = self._log.error if again_s is None else self._log.warning
+                tell("hand-shake not confirmed", source=source, host=host, reason=str(error), again_s=again_s)
+            else:
+                self._log.info("hand-shake confirmed", source=source, host=host)
+                return
+            if again_s is not None:
+                await asyncio.sleep(again_s)
 
     @staticmethod
     def _note(table: OrderedDict[Any, float], key: Any, now: float, most: int) -> None:

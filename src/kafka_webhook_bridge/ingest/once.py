@@ -16,6 +16,7 @@ from kafka_webhook_bridge.body import NOT_JSON, parse_json
 from kafka_webhook_bridge.event import Event, Record, Request
 from kafka_webhook_bridge.formats import encode
 from kafka_webhook_bridge.ingest.auth import Moment, No, taken_over, verify
+from kafka_webhook_bridge.ingest.no_event import answer_no_event
 from kafka_webhook_bridge.ingest.suppress import Answer, Claim
 from kafka_webhook_bridge.observability.failpoints import failpoint
 from kafka_webhook_bridge.sources.source import Source
@@ -64,7 +65,7 @@ class Once:
     def _verified(self, made: Verified) -> None:
         event, self._is_json = made
         if not isinstance(event, Event):
-            self._edge.no_event(self._connection, self._incoming, self._route, event)
+            answer_no_event(self._edge, self._connection, self._incoming, self._route, event)
         elif event.dedupe_key is None:  # a request that lacks the id is never a duplicate (rules.md 13)
             self._encode(event)
         else:

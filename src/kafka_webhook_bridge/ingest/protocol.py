@@ -23,6 +23,7 @@ import httptools
 from kafka_webhook_bridge import errors
 from kafka_webhook_bridge.errors import Refusal
 from kafka_webhook_bridge.ingest import responses
+from kafka_webhook_bridge.ingest.no_event import keeps, reject_login
 
 if TYPE_CHECKING:
     from kafka_webhook_bridge.ingest.accept import Edge
@@ -79,6 +80,7 @@ class Incoming(NamedTuple):
     peer: str
     keep_alive: bool
     last_byte: float
+    kept: bool = False  # although it is refused
 
 
 class Connection(asyncio.Protocol):
@@ -86,7 +88,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_announced", "_body_max", "_chunked", "_chunks", "_coded", "_continue", "_head_bytes", "_header_count",
-        "_headers", "_keep_alive", "_parser", "_parts", "_queue", "_reading", "_refusal", "_route", "_size",
+        "_headers", "_keep_alive", "_kept", "_parser", "_parts", "_queue", "_reading", "_refusal", "_route", "_size",
         "_small", "_target", "_transport", "_wire_bytes", "_writable", "claim", "current", "deadline", "edge", "fatal",
         "peer", "pending", "phase", "sender", "work",
     )  # fmt: skip
@@ -226,7 +228,7 @@ class Connection(asyncio.Protocol):
         self._chunks: list[bytes] = []
         self._size = self._parts = 0
         self._head_bytes = -1
-        self._announced = False
+        self._announced = self._kept = False
         self._route = self._refusal = None
 
     def on_url(self, url: bytes) -> None:
@@ -297,6 +299,8 @@ class Connection(asyncio.Protocol):
             if refusal.close or expect is not None or (size or 0) > edge.dropped_bytes_max:
                 self._stop(refusal)
             self._body_max = edge.dropped_bytes_max
+            if refusal is errors.UNAUTHORIZED and self._route is not None and not self._coded:
+                self._kept = keeps(edge, self._route, size or 0)
         elif expect is not None and version == "1.1":
             if self.pending or self._queue:
                 self._continue = True  # after the answers that come before
@@ -307,11 +311,11 @@ class Connection(asyncio.Protocol):
         size = self._size + len(part)
         if size > self._body_max:
             self._stop(self._refusal or errors.BODY_TOO_LARGE)
-        if self._refusal is not None:
+        if self._refusal is not None and not self._kept:
             self._body_max -= len(part)
             return
         if not self.edge.hold(len(part)):
-            self._stop(errors.IN_FLIGHT)
+            self._stop(self._refusal or errors.IN_FLIGHT)
         chunks = self._chunks
         chunks.append(part)
         self._size = size
@@ -339,6 +343,7 @@ class Connection(asyncio.Protocol):
             self.sender,
             parser.should_keep_alive() and not parser.should_upgrade() and parser.get_http_version() == "1.1",
             now,
+            self._kept,
         )
         self._chunks = []
         self._size = 0
@@ -363,11 +368,14 @@ class Connection(asyncio.Protocol):
         if self.phase == IDLE:  # else the next request has begun, and its own deadline runs
             self.deadline = math.inf
         self.current = incoming
-        if incoming.refusal is not None:
+        if incoming.refusal is not None and not incoming.kept:
             self.refuse(incoming.refusal)
         else:
             try:
-                self.edge.accept(self, incoming)
+                if incoming.kept and incoming.route is not None:
+                    reject_login(self.edge, self, incoming, incoming.route)
+                else:
+                    self.edge.accept(self, incoming)
             except Exception:
                 self.edge.log.exception("fault while a request was accepted")
                 if self.pending:

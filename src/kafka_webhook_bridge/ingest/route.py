@@ -41,6 +41,7 @@ class Route:
         "plain",
         "proof",
         "received",
+        "redacts",
         "ruled",
         "source",
         "suppressed",
@@ -85,6 +86,7 @@ class Route:
         self.direct = registry.counter("kwb_events_total", source=source.name, path="direct")
         self.by_outbox = registry.counter("kwb_events_total", source=source.name, path="outbox")
         self.unlisted = registry.counter("kwb_events_unlisted_total", source=source.name) if source.branches else None
+        self.redacts = source.rules is not None and source.rules.redaction is not None
         splits = source.rules is not None and source.rules.split is not None
         self.unsplit = registry.counter("kwb_events_unsplit_total", source=source.name) if splits else None
         self.ruled = self.unlisted is not None or splits

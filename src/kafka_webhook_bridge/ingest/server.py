@@ -16,6 +16,7 @@ from kafka_webhook_bridge.ingest.drain import drain, take_in
 from kafka_webhook_bridge.ingest.keys import Keys
 from kafka_webhook_bridge.ingest.outbox import OutboxWriter
 from kafka_webhook_bridge.ingest.protocol import Connection
+from kafka_webhook_bridge.ingest.rejections import Rejections
 from kafka_webhook_bridge.ingest.suppress import Suppress, settle_beside
 from kafka_webhook_bridge.ingest.topics import Topics
 from kafka_webhook_bridge.ingest.truth import Truth
@@ -106,6 +107,7 @@ class IngestServer:
                 blocked=self._topics.blocked.get,
                 beside=settle_beside,
             )
+            self.edge.rejections = Rejections(settings, store, migrated, clock)
         self._available = metrics.registry().gauge("kwb_kafka_available")
         self._background = background
         self._door: Door | None = None
@@ -120,6 +122,10 @@ class IngestServer:
         if self.outbox is not None:
             self._background.start(self.outbox.run(), "outbox")
             self._background.start(self.outbox.watch_usage(), "outbox-usage")
+        if self.edge.learned is not None:
+            self._background.start(self.edge.learned.run(), "learned")
+        if self.edge.rejections is not None:
+            self._background.start(self.edge.rejections.run(), "rejections")
         self._background.start(self._truth.run(), "truth")
         if context is not None and self._settings.ingest.tls_cert != MADE:
             self._background.start(self._renew(context), "certificate")
@@ -190,6 +196,8 @@ class IngestServer:
         await self.producer.close()
         if self.outbox is not None:
             await self.outbox.finish(_LAST_CLOSES_S)
+        if self.edge.rejections is not None:
+            await self.edge.rejections.finish(_LAST_CLOSES_S)
         self._background.cancel()
         self.edge.close()
         self._suppress.close()

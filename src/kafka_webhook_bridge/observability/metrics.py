@@ -60,6 +60,8 @@ CounterName = Literal[
     "kwb_archive_refused_total",
     "kwb_archive_errors_total",
     "kwb_archive_positions_lost_total",
+    "kwb_rejections_kept_total",
+    "kwb_rejections_dropped_total",
     "kwb_dedupe_unknown_total",
     "kwb_dedupe_unsettled_total",
     "kwb_dedupe_taken_over_total",
@@ -125,7 +127,7 @@ class Labels(TypedDict, total=False):
     error: str  # Kafka's or PostgreSQL's name of an error
     role: Literal["ingest", "worker"]
     rule: str  # of a source's filter
-    reason: Literal["not_ours", "replay", "out_of_range", "topic_recreated", "rate", "stalled"]
+    reason: Literal["not_ours", "replay", "out_of_range", "topic_recreated", "rate", "stalled", "full", "refused"]
     state: Literal["waiting", "blocked", "quarantined"]
 
 
@@ -199,6 +201,8 @@ TABLE: Mapping[CounterName | GaugeName | HistogramName, Row] = {
     "kwb_dedupe_bodies_differ_total": Row(
         "Deliveries suppressed although their body is another than the first one's.", ("source",)
     ),
+    "kwb_rejections_kept_total": Row("Refused requests kept in PostgreSQL.", ("source",)),
+    "kwb_rejections_dropped_total": Row("Refused requests that were not kept.", ("source", "reason")),
     "kwb_breaker_open": Row("Circuit breakers that are open now."),
     "kwb_outbox_rows_total": Row("Events written to the outbox."),
     "kwb_outbox_closed_total": Row("Rows of the outbox deleted because Kafka's acknowledgement came after all."),

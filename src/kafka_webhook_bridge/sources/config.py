@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -52,7 +52,7 @@ def check_configuration(
     A process that never `receives`, nor reads what was received, is asked for no source, and gets none.
     """
     settings, origin, problems = check_settings(environ, **overrides)
-    table, more = _load(settings, environ, receives, None)
+    table, more = _load(settings, environ, receives, None, None)
     told = {problem.where for problem in problems}  # a variable that is wrong is not said to be missing, too
     return settings, origin, table, problems + [problem for problem in more if problem.where not in told]
 
@@ -63,19 +63,25 @@ def load_sources(
     *,
     receives: bool = True,
     keys: KeyStore | None = None,
+    learned: Mapping[str, Sequence[str]] | None = None,
 ) -> SourceTable:
     """The sources of bridge.yaml, or the open rule alone. Raises ConfigError with every problem at once.
 
-    `keys` are the public keys that verifiers look for while requests come; without it there are none.
+    `keys` are the public keys that verifiers look for while requests come; without it there are none. `learned` are
+    secrets that senders gave by a hand-shake, by the source's name.
     """
-    table, problems = _load(settings, environ, receives, keys)
+    table, problems = _load(settings, environ, receives, keys, learned)
     if table is None:
         raise ConfigError(problems)
     return table
 
 
 def _load(
-    settings: Settings, environ: Mapping[str, str] | None, receives: bool, keys: KeyStore | None
+    settings: Settings,
+    environ: Mapping[str, str] | None,
+    receives: bool,
+    keys: KeyStore | None,
+    learned: Mapping[str, Sequence[str]] | None,
 ) -> tuple[SourceTable | None, list[Problem]]:
     try:
         name, text = read_configuration(settings.bridge.config)
@@ -86,7 +92,7 @@ def _load(
     expand = partial(expand_variables, environ=variables(settings.bridge, environ))
     document = parse_document(name, text, expand if receives else partial(_as_far_as_set, expand))
     folder = pathlib.Path() if is_inline(settings.bridge.config) else pathlib.Path(settings.bridge.config).parent
-    builder = _Builder(settings, document, receives, keys or NoKeys(), folder)
+    builder = _Builder(settings, document, receives, keys or NoKeys(), folder, learned or {})
     table = None if document.problems and document.data is None else builder.build()
     document.problems.sort(key=_by_line)
     return (None if document.problems else table), document.problems
@@ -104,13 +110,20 @@ class _Builder:
     """One pass over one document; every step records its problems and goes on."""
 
     def __init__(
-        self, settings: Settings, document: Document, receives: bool, keys: KeyStore, folder: pathlib.Path
+        self,
+        settings: Settings,
+        document: Document,
+        receives: bool,
+        keys: KeyStore,
+        folder: pathlib.Path,
+        learned: Mapping[str, Sequence[str]],
     ) -> None:
         self._settings = settings
         self._document = document
         self._receives = receives
         self._keys = keys
         self._folder = folder
+        self._learned = learned
         self._bridge_credentials = self._read_bridge_credentials()
         self._without_credentials: list[str] = []
         self._faulty_words: set[str] = set()
@@ -124,8 +137,14 @@ class _Builder:
         bridge = self._bridge_model({**data, "sources": {}})
         proxies = self._trusted_proxies(bridge)
         self._public_url = bridge.public_url
+        store = self._settings.store
         self._resolver = Resolver(
-            self._document, self._catalog(bridge) if self._receives else Catalog(), self._keys, forwarded=bool(proxies)
+            self._document,
+            self._catalog(bridge) if self._receives else Catalog(),
+            self._keys,
+            forwarded=bool(proxies),
+            learned=self._learned,
+            keeps_learned=store.url is not None and store.secret_key is not None,
         )
         sources = {name: self._source(name, model) for name, model in models.items()}
         self._check_topics(sources)

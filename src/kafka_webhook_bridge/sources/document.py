@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from kafka_webhook_bridge.errors import Problem
-from kafka_webhook_bridge.settings import is_unicode
+from kafka_webhook_bridge.texts import is_unicode
 
 Path = tuple[str | int, ...]
 

@@ -37,7 +37,11 @@ _ENCODERS: Final[dict[str, Callable[[bytes], bytes]]] = {"hex": lambda raw: raw.
 
 
 class Greeting(NamedTuple):
-    """The answer to a hand-shake. `fetch` is the address to GET once it is given, empty for none."""
+    """The answer to a hand-shake.
+
+    `fetch` is the address to GET once it is given, empty for none. `secret` must be kept before it is given; it is
+    empty where there is none, or where the source has it already.
+    """
 
     name: str
     status: int
@@ -46,6 +50,7 @@ class Greeting(NamedTuple):
     body: bytes
     fetch: str
     notice: str
+    secret: bytes = b""
 
 
 class _Unanswerable(Exception):
@@ -184,20 +189,20 @@ def _compile_answer(
     def render(request: Request, document: Any, url: bytes) -> Greeting | None:
         asked = _Asked(request, document, url, False)
         try:
-            if secret is not None and not _knows(known, secret(asked)):
-                return None
+            given = b"" if secret is None else secret(asked)
             address = "" if fetch is None else _allowed(fetch(asked), row.hosts)
             lines = tuple((name, _line(value(asked))) for name, value in headers)
             text = body(asked._replace(escaped=escaped))
         except _Unanswerable:
             return None
-        return Greeting(row.name, answer.status, content_type, lines, text, address, row.notice)
+        new = b"" if _knows(known, given) else given
+        return Greeting(row.name, answer.status, content_type, lines, text, address, row.notice, new)
 
     return render
 
 
 def _knows(known: Sequence[bytes], secret: bytes) -> bool:
-    """A secret that comes by a hand-shake must be one that the operator gave: strangers cannot plant one."""
+    """Whether the source has it. Strangers cannot plant one: another is kept only while an operator waits for it."""
     found = False
     for one in known:
         found |= compare_digest(one, secret)

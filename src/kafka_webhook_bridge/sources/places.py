@@ -8,9 +8,10 @@ touched: it is what the signature covers, and what a consumer is promised to the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import unquote_to_bytes
 
 from kafka_webhook_bridge.event import Request
@@ -19,6 +20,7 @@ from kafka_webhook_bridge.sources.verify import model
 
 REDACTED: Final = b"[redacted]"
 
+Kind = Literal["header", "query"]
 _Names = frozenset[bytes]
 
 
@@ -42,9 +44,17 @@ class Places:
         return request
 
     def _redacted(self, pair: bytes) -> bytes:
+        return pair.partition(b"=")[0] + b"=" + REDACTED if self.hides(pair) else pair
+
+    def hides(self, pair: bytes) -> bool:
+        """Whether a pair of the query holds a credential."""
         name, mark, _ = pair.partition(b"=")
-        decoded = unquote_to_bytes(name.replace(b"+", b" "))
-        return name + b"=" + REDACTED if mark and decoded in self.query else pair
+        return bool(mark) and decoded(name) in self.query
+
+
+def decoded(text: bytes) -> bytes:
+    """A name or value of a query."""
+    return unquote_to_bytes(text.replace(b"+", b" "))
 
 
 def places_of(row: model.Verify, headers: Mapping[str, Place]) -> Places:
@@ -61,6 +71,32 @@ def places_of(row: model.Verify, headers: Mapping[str, Place]) -> Places:
     kept = {name for name, place in said.items() if place == "proof"}
     secret |= {name for name, place in said.items() if place == "credential"}
     return Places(frozenset(secret - kept), frozenset(query), frozenset(kept))
+
+
+Rights = Mapping[tuple[Kind, bytes], tuple[bytes, ...]]
+"""Kind and name of a place, in lower case for headers → what stands there when a secret is right."""
+
+
+def rights_of(row: model.Verify, secrets: Sequence[str]) -> Rights:
+    """What the places of a row hold when they are right: enough to know a credential by its hash (rules.md 27)."""
+    found: dict[tuple[Kind, bytes], tuple[bytes, ...]] = {}
+
+    def add(place: tuple[Kind, bytes], values: list[bytes]) -> None:
+        found[place] = (*found.get(place, ()), *values)
+
+    for way in ways_of(row):
+        if isinstance(way, model.Basic):
+            add(("header", b"authorization"), [b"Basic " + b64encode(secret.encode()) for secret in secrets])
+        elif isinstance(way, model.Token) and way.signature.name is not None:
+            prefix = way.signature.strip_prefix or ""
+            values = [
+                (text + secret).encode() for text in dict.fromkeys((prefix, prefix.lower())) for secret in secrets
+            ]
+            if way.signature.from_ == "header":
+                add(("header", way.signature.name.lower().encode()), values)
+            elif way.signature.from_ == "query":
+                add(("query", way.signature.name.encode()), values)
+    return found
 
 
 def ways_of(row: model.Verify) -> list[model.Verify]:

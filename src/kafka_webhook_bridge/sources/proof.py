@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from secrets import token_hex
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -14,11 +15,12 @@ from kafka_webhook_bridge.sources.decode import compile_decode
 from kafka_webhook_bridge.sources.document import Document, Path
 from kafka_webhook_bridge.sources.handshake import compile_handshakes
 from kafka_webhook_bridge.sources.model import SourceModel
-from kafka_webhook_bridge.sources.places import places_of, reads_authorization, ways_of
+from kafka_webhook_bridge.sources.places import places_of, reads_authorization, rights_of, ways_of
 from kafka_webhook_bridge.sources.profile import Profile
 from kafka_webhook_bridge.sources.source import Proof, Public
 from kafka_webhook_bridge.sources.verify import CompileError, KeyStore, Verify, parse_verify
 from kafka_webhook_bridge.sources.verify import compile as compile_verifier
+from kafka_webhook_bridge.sources.verify.keys import SECRETS_MAX
 from kafka_webhook_bridge.sources.words import explain
 
 # Keys of a source that mean nothing without a profile.
@@ -54,11 +56,22 @@ class _Row(NamedTuple):
 class Resolver:
     """Makes proofs of one configuration. `forwarded` tells that proxies are trusted to say the address."""
 
-    def __init__(self, document: Document, catalog: Catalog, keys: KeyStore, *, forwarded: bool) -> None:
+    def __init__(
+        self,
+        document: Document,
+        catalog: Catalog,
+        keys: KeyStore,
+        *,
+        forwarded: bool,
+        learned: Mapping[str, Sequence[str]],
+        keeps_learned: bool,
+    ) -> None:
         self._document = document
         self._catalog = catalog
         self._keys = keys
         self._forwarded = forwarded
+        self._learned = learned
+        self._keeps_learned = keeps_learned
 
     def profile(self, name: str, model: SourceModel) -> Profile | None:
         """The profile of a source, None if it has none or a wrong one."""
@@ -82,7 +95,14 @@ class Resolver:
         self._check(path, model, profile)
         if row is None or len(self._document.problems) > before:
             return None
+        learns = self._keeps_learned and _may_learn(profile)
         secrets = [secret.get_secret_value() for secret in model.secrets]
+        given = len(secrets)
+        if learns:
+            usable = [secret for secret in self._learned.get(name, ()) if self._is_key(row, profile, model, secret)]
+            secrets = [*secrets, *usable][:SECRETS_MAX]
+            given = len(secrets)
+            secrets = secrets or [token_hex(32)]  # until one is learned nobody has the right one
         try:
             verifier = compile_verifier(
                 _Row(row, profile.covers_body),
@@ -94,7 +114,10 @@ class Resolver:
             handshakes = compile_handshakes(profile.handshakes, params=model.params, secrets=secrets)
         except CompileError as error:
             key = {"params.missing": "params", "key.malformed": "secrets", "credentials.missing": "secrets"}
-            self._say(path, key.get(error.code, "profile"), str(error))
+            why = str(error)
+            if error.code == "credentials.missing" and not learns and _may_learn(profile):
+                why += "; its hand-shake can bring one where DATABASE_URL and KWB_STORE_SECRET_KEY are set"
+            self._say(path, key.get(error.code, "profile"), why)
             return None
         except ValueError as error:
             self._say(path, "profile", str(error))
@@ -105,17 +128,29 @@ class Resolver:
         return Proof(
             profile.name,
             verifier,
-            len(secrets),
+            given,
             model.params,
             tuple(name for name in profile.setup.params if name not in model.params),
             places_of(row, profile.headers),
+            rights_of(row, secrets),
             None if profile.event.decode is None else compile_decode(profile.event.decode, secrets),
             None if public is None or public.path == f"/{name}".encode() else public.path,
             handshakes,
             frozenset(method for shake in handshakes for method in shake.methods),
             profile.refused_status,
             _BASIC if verifier.scheme == "basic" else _SIGNATURE,
+            learns,
         )
+
+    def _is_key(self, row: Verify, profile: Profile, model: SourceModel, secret: str) -> bool:
+        """Whether a learned secret is one as the profile wants them: what a sender gave must not stop the others."""
+        try:
+            compile_verifier(
+                _Row(row, profile.covers_body), [secret], params=model.params, public_url=None, keys=self._keys
+            )
+        except ValueError:
+            return False
+        return True
 
     def _check(self, path: Path, model: SourceModel, profile: Profile) -> None:
         if profile.unsafe and not model.i_know:
@@ -166,6 +201,10 @@ class Resolver:
 
     def _say(self, path: Path, key: str, what: str) -> None:
         self._document.problem((*path, key), _sentence((*path, key), what))
+
+
+def _may_learn(profile: Profile) -> bool:
+    return any(shake.effect == "store_secret" for shake in profile.handshakes)
 
 
 def asks_login(model: SourceModel) -> bool:

@@ -44,7 +44,9 @@ def load_senders(environ: Mapping[str, str] | None = None) -> tuple[Settings, di
     expand = partial(expand_variables, environ=variables(settings.bridge, environ))
     document = parse_document(name, text, expand)
     bridge = BridgeModel.model_validate(document.data or {})
-    resolver = Resolver(document, load_catalog(settings, bridge), NoKeys(), forwarded=True)
+    resolver = Resolver(
+        document, load_catalog(settings, bridge), NoKeys(), forwarded=True, learned={}, keeps_learned=False
+    )
     found = {}
     for source, model in bridge.sources.items():
         if model is None or (profile := resolver.profile(source, model)) is None:

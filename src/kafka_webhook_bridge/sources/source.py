@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from kafka_webhook_bridge.sources.decode import Decode
     from kafka_webhook_bridge.sources.handshake import Handshake
     from kafka_webhook_bridge.sources.keys import BodyHash, FirstOf, KeyTemplate
-    from kafka_webhook_bridge.sources.places import Places
+    from kafka_webhook_bridge.sources.places import Places, Rights
     from kafka_webhook_bridge.sources.rules import Rules
     from kafka_webhook_bridge.sources.verify import Verifier
 
@@ -50,9 +50,10 @@ class Proof:
     """How the requests of a source prove their sender: its profile, resolved.
 
     `secrets` is how many there are; `params` are the operator's, by name, and `missing` those that are not set;
-    `places` hold credentials; `decode` leads to what type and key are read of (None: the body is JSON); `path` stands
-    for `/<name>` where the sender knows another (None: it does not); `greets` are the methods of the hand-shakes;
-    `refused_status` answers a wrong proof; `challenge` is the WWW-Authenticate of a 401.
+    `places` hold credentials, `rights` say what they must be; `decode` leads to what type and key are read of (None:
+    the body is JSON); `path` stands for `/<name>` where the sender knows another (None: it does not); `greets` are the
+    methods of the hand-shakes; `refused_status` answers a wrong proof; `challenge` is the WWW-Authenticate of a 401;
+    `learns` tells that secrets may come by a hand-shake.
     """
 
     profile: str
@@ -61,12 +62,14 @@ class Proof:
     params: Mapping[str, str] = field(repr=False)
     missing: tuple[str, ...]
     places: Places
+    rights: Rights = field(repr=False)
     decode: Decode | None
     path: bytes | None
     handshakes: tuple[Handshake, ...]
     greets: frozenset[bytes]
     refused_status: int
     challenge: bytes
+    learns: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,6 +11,8 @@ partitions.py    ahead, default, dropped
 coordination.py  leases, topics on record
 replays.py       what is sent to Kafka once more, and how far it is
 rebuilds.py      the list of a rebuild
+learned.py       secrets that came by a hand-shake, encrypted
+rejections.py    refused requests, bounded per source, and their release
 users.py         when outside users end, and whose turn it is to change one
 audit.py         rows for an audit, page by page
 queries/         every statement by name, a file per subject

@@ -78,6 +78,15 @@ async def claim(
     return found
 
 
+async def claim_in(connection: Connection, wanted: Settled, *, lease_ms: int, oldest_ms: int) -> bool:
+    """Whether nobody else delivers it or has: claimed then, in the transaction of the connection."""
+    rows = await connection.fetch(
+        QUERIES["deliveries_claim"], [bytes.fromhex(wanted.dedupe_key)], [uuid.UUID(wanted.event.event_id)],
+        ids.floor(oldest_ms), lease_ms,
+    )  # fmt: skip
+    return any(row["mine"] and str(row["event_id"]) == wanted.event.event_id for row in rows)
+
+
 async def settle(store: Store, deliveries: Sequence[Settled], *, timeout_ms: int) -> None:
     """Write that these are durable. One that was never claimed is written too. Raises StoreError."""
     async with store.connection("settling deliveries", timeout_ms=timeout_ms) as connection:

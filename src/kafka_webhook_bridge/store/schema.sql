@@ -91,6 +91,15 @@ CREATE TABLE kwb_migrations (
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE learned_secrets (
+    secret_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    source text NOT NULL,
+    nonce bytea NOT NULL,
+    ciphertext bytea NOT NULL,
+    key_id text NOT NULL,
+    learned_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE leases (
     name text NOT NULL,
     holder uuid NOT NULL,
@@ -128,6 +137,30 @@ CREATE TABLE rebuild_events (
     event_id uuid NOT NULL,
     size_bytes integer NOT NULL
 );
+
+CREATE TABLE registrations (
+    source text NOT NULL,
+    expires_at timestamp with time zone NOT NULL
+);
+
+CREATE TABLE rejections (
+    event_id uuid NOT NULL,
+    source text NOT NULL,
+    received_at timestamp with time zone NOT NULL,
+    code text NOT NULL,
+    detail text NOT NULL,
+    method text NOT NULL,
+    path text NOT NULL,
+    query text,
+    headers jsonb NOT NULL,
+    withheld jsonb NOT NULL,
+    body bytea NOT NULL,
+    peer text NOT NULL,
+    base text,
+    size_bytes integer NOT NULL,
+    released_at timestamp with time zone
+)
+WITH (toast_tuple_target='4080');
 
 CREATE TABLE replay_targets (
     replay_id uuid NOT NULL,
@@ -196,6 +229,9 @@ ALTER TABLE ONLY events_default
 ALTER TABLE ONLY kwb_migrations
     ADD CONSTRAINT kwb_migrations_pkey PRIMARY KEY (version);
 
+ALTER TABLE ONLY learned_secrets
+    ADD CONSTRAINT learned_secrets_pkey PRIMARY KEY (secret_id);
+
 ALTER TABLE ONLY leases
     ADD CONSTRAINT leases_pkey PRIMARY KEY (name);
 
@@ -207,6 +243,12 @@ ALTER TABLE ONLY outbox
 
 ALTER TABLE ONLY rebuild_events
     ADD CONSTRAINT rebuild_events_pkey PRIMARY KEY (replay_id, place);
+
+ALTER TABLE ONLY registrations
+    ADD CONSTRAINT registrations_pkey PRIMARY KEY (source);
+
+ALTER TABLE ONLY rejections
+    ADD CONSTRAINT rejections_pkey PRIMARY KEY (event_id);
 
 ALTER TABLE ONLY replay_targets
     ADD CONSTRAINT replay_targets_pkey PRIMARY KEY (replay_id, topic, partition);
@@ -247,6 +289,8 @@ CREATE INDEX outbox_due_idx ON outbox USING btree (topic, relay_after) WHERE ((s
 CREATE INDEX outbox_halted_idx ON outbox USING btree (state, topic) WHERE (state <> 'waiting'::text);
 
 CREATE UNIQUE INDEX outbox_number_idx ON outbox USING btree (source, number) WHERE (number IS NOT NULL);
+
+CREATE INDEX rejections_source_idx ON rejections USING btree (source, event_id) INCLUDE (size_bytes);
 
 CREATE UNIQUE INDEX replays_rebuild_idx ON replays USING btree (to_topic) WHERE ((kind = 'rebuild'::text) AND (state <> 'done'::text));
 
