@@ -101,7 +101,7 @@ def test_rule_30_of_two_hand_shakes_at_once_one_is_learned(
         clients = [server.open().send(greeting(f"canary-{n}")) for n in range(8)]
         answers = [client.answer() for client in clients]
         (learned,) = [answer.headers["x-hook-secret"] for answer in answers if answer.status == 200]
-        assert {answer.status for answer in answers} == {200, 403}
+        assert {answer.status for answer in answers} <= {200, 403, 503}
         for client in clients:  # by now connected to either process
 
             def proves(client: Any = client) -> bool:

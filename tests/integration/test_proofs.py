@@ -509,6 +509,7 @@ def test_suppress_asks_for_the_proof_first(stack: Stack, folder: Path, topic: st
     config = write_config(folder, {"s": {"profile": "github", "secrets": [OLD], "dedupe": "suppress", "topic": topic}})
     delivery = "X-GitHub-Delivery: 72d3162e"
     with serving(stack, folder, role="all", config=config, DATABASE_URL=database) as server:
+        eventually(lambda: server.health()[1]["parts"]["postgres"]["status"] == "ready", "it can tell of duplicates")
         assert refused(server.ask(github("s", STRANGER, BODY, delivery)))
         first = server.ask(github("s", OLD, BODY, delivery))
         assert (first.status, first.json["duplicate"]) == (200, False)

@@ -417,6 +417,11 @@ class Ledger:
         acked, refused, unknown = (
             Counter(bodies) for bodies in (self._acked_bodies, self._refused_bodies, self._unknown_bodies)
         )
+        # What was stored although it was refused may have another id than the refusal told.
+        settled = _ACKED | _UNKNOWN | _IN_KAFKA | _IN_ARCHIVE
+        refused.update(
+            self._digest(n) for n, flags in enumerate(self._flags) if flags & _REFUSED and not flags & settled
+        )
         for number, flags in enumerate(self._flags):
             present = bool(flags & (_IN_KAFKA | _IN_ARCHIVE))
             if flags & _ACKED or present:

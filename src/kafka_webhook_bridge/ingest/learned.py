@@ -78,7 +78,7 @@ class LearnedSecrets:
         if not text.isprintable() or len(text) > SECRET_CHARACTERS_MAX:
             return False
         if self._learning.locked():  # strangers must not take every connection
-            return False
+            raise StoreError("Another hand-shake is at it.")
         async with self._learning:
             if not await learned.learn(self._store, self._seal, source, text, timeout_ms=_LEARN_TIMEOUT_MS):
                 return False
@@ -102,7 +102,7 @@ def learn_first(edge: Edge, connection: Connection, route: Route, secret: bytes,
             if connection.gone:
                 return
             if done.cancelled() or isinstance(done.exception(), StoreError):
-                connection.refuse(errors.NOT_LEARNED, reason="PostgreSQL does not answer")
+                connection.refuse(errors.NOT_LEARNED, reason="PostgreSQL does not answer, or is busy with another")
             elif done.result():
                 greet()
             else:
