@@ -55,7 +55,9 @@ sources:
   own: {{username: partner, password: "{password}", topic: {topic}-lab}}
   once: {{profile: github, secrets: ["{secret}"], topic: {topic}, dedupe: suppress}}
   ordered: {{profile: github, secrets: ["{secret}"], topic: {topic}-ordered, ordering: strict}}
-  parts: {{profile: github, secrets: ["{secret}"], topic: {topic}-parts, split: "json:items", filter: [{{drop: drafts, when: {{"json:draft": "true"}}}}]}}
+  parts:
+    {{profile: github, secrets: ["{secret}"], topic: {topic}-parts, split: "json:items",
+     filter: [{{drop: drafts, when: {{"json:draft": "true"}}}}]}}
   sealed: {{profile: github, secrets: ["{secret}"], topic: {topic}, redact: {{json: [card]}}}}
 """
 
