@@ -189,7 +189,8 @@ def _taker(signature: Signature, wanted: frozenset[bytes]) -> Callable[[Signed, 
                     if value:
                         found.append(value)
                 elif name in wanted:
-                    if name in fields:
+                    # Persona writes the time before each signature.
+                    if fields.get(name, value) != value:
                         raise Refused("signature.malformed", f"{name.decode()} stands twice")
                     fields[name] = value
             signed.fields = fields

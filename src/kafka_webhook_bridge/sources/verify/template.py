@@ -214,7 +214,7 @@ def _guarded(item: Item, before: bytes | Item | Group | None, after: bytes | Ite
     piece = _piece(item)
     if item.kind in _FREE and isinstance(after, bytes):
         return _without(piece, after)
-    if item.kind == "body":
+    if item.kind in ("body", "body_ascii"):
         starts = _alphabet(before)
         ends = _alphabet(after)
         if starts or ends:
