@@ -445,6 +445,13 @@ def test_a_token_as_the_body() -> None:
         assert not judge(sender, request(body)).ok
 
 
+def test_a_users_token_by_the_same_keys_is_no_event() -> None:
+    sender = verifier("kinde", keys=OfflineKeys([jwk("RSA", kid="k1")]))
+    for claims in ({"sub": "kp_1", "aud": [], "scp": ["openid"]}, {"type": None}):
+        body = token("RS256", private("RSA"), {**claims, "exp": NOW + 60}, {"kid": "k1"})
+        assert judge(sender, request(body)).code == "token.malformed"
+
+
 def test_bearer_is_a_word_of_its_own() -> None:
     sender = verifier("vonage", SECRET)
     good = token("HS256", SECRET, {"iat": NOW, "payload_hash": hashlib.sha256(BODY).hexdigest()})

@@ -264,6 +264,8 @@ def _right(key: PublicKey, algorithm: str, signature: bytes, message: bytes) -> 
 
 def _compile_checks(row: model.Jwt, context: Context) -> Sequence[Check]:
     checks = [_times(row)]
+    if row.claims:
+        checks.append(_present(row.claims))
     if row.issuer is not None:
         checks.append(_issuer([_expected(value, "issuer", context) for value in row.issuer]))
     if row.audience is not None:
@@ -317,6 +319,15 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
         raise Refused("token.malformed", f"{name} is no number")
     return float(value)
+
+
+def _present(names: Sequence[str]) -> Check:
+    def check(signed: Signed, claims: dict[str, Any], now: float) -> None:
+        for name in names:
+            if claims.get(name) is None:
+                raise Refused("token.malformed", f"no {name}: a token of the same keys for another purpose")
+
+    return check
 
 
 def _issuer(expected: list[str | None]) -> Check:
