@@ -67,6 +67,7 @@ def shared(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         "pay": {"profile": "worldpay", "secrets": [OLD]},
         "notion": {"profile": "notion", "secrets": [OLD]},
         "meta": {"profile": "meta", "secrets": [OLD], "params": {"verify_token": "v-token"}},
+        "forgetful": {"profile": "meta", "secrets": [OLD]},
         "anybody": {"profile": "none", "i_know": True},
         "shop": {"profile": "our-shop", "secrets": [OLD]},
         "big": {**signed, "body_bytes_max": "10MiB"},
@@ -309,6 +310,26 @@ def test_a_secret_by_hand_shake_must_be_one_that_the_operator_gave(bridge: Serve
     assert (answer.status, answer.code) == (403, "auth.handshake")
     balance = bridge.balance()
     assert balance.pop("received") == sum(balance.values())
+
+
+def test_a_hand_shake_that_has_to_prove_itself_is_401_without(bridge: Serve) -> None:
+    bridge.set_time(NOW)
+    body = b'{"type":"url_verification","challenge":"c-1"}'
+    signature = "v0=" + hmac.digest(OLD.encode(), b"v0:%d:%b" % (NOW, body), "sha256").hex()
+    lines = (f"X-Slack-Signature: {signature}", f"X-Slack-Request-Timestamp: {NOW}")
+    greeting = bridge.ask(request("/timed", body, *lines, login=""))
+    assert (greeting.status, greeting.body) == (200, b"c-1")
+    assert refused(bridge.ask(request("/timed", body.replace(b"c-1", b"c-2"), *lines, login="")))
+    assert refused(bridge.ask(request("/timed", body, login="")))
+
+
+def test_a_parameter_that_is_not_set_refuses_its_hand_shake(bridge: Serve) -> None:
+    query = "hub.mode=subscribe&hub.challenge=1&hub.verify_token="
+    for token in ("", "%7Bparam:verify_token%7D"):
+        assert bridge.ask(request(f"/forgetful?{query}{token}", method="GET", login="")).status == 403
+    (line,) = bridge.said("parameters are not set; hand-shakes that need them are refused")
+    assert (line["source"], line["params"]) == ("forgetful", "verify_token")
+    assert bridge.ask(github("forgetful")).status == 200
 
 
 def test_a_method_is_taken_for_its_hand_shake_alone(bridge: Serve) -> None:

@@ -81,6 +81,7 @@ BROKEN: list[str | bytes] = [
             {"headers": {"a": None}},
             {"headers": {"a\r\nb": "c"}}, {"headers": {"a": "b\r\nc: d"}}, {"body": 1}, {"body": {}},
             {"body_base64": "eHg="}, {"body": None, "body_base64": "e"}, {"body": None, "body_base64": "é"},
+            {"body": None, "body_base64": "eH*g="},
             {"secrets": "s"}, {"secrets": [1]}, {"now": "x"}, {"now": True}, {"now": 1e300}, {"params": []},
             {"jwks": 1}, {"jwks": {"keys": {}}}, {"jwks": {"keys": [1]}}, {"certs": {"a": 1}}, {"body": "\ud800"},
         )
@@ -96,6 +97,27 @@ def test_rule_33_a_broken_line_is_an_answer_of_its_own() -> None:
     assert [answer["code"] for answer in answers[::2]] == ["input.invalid"] * len(BROKEN)
     assert [answer["code"] for answer in answers[1::2]] == ["ok"] * len(BROKEN)
     assert not any(answer["verified"] for answer in answers[::2])
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("https://a.example", ("https://a.example", b"", None)),
+        ("https://a.example?x=1", ("https://a.example", b"", b"x=1")),
+        ("https://u:p@a.example:8443/b//c?", ("https://u:p@a.example:8443", b"/b//c", b"")),
+        ("HTTP://A.example/%2F?a=?b", ("HTTP://A.example", b"/%2F", b"a=?b")),
+        ("https://[::1]:8080/x", ("https://[::1]:8080", b"/x", None)),
+        ("https://a.example/é", ("https://a.example", "/é".encode(), None)),
+        ("", (None, b"/", None)),
+    ],
+)
+def test_an_address_is_taken_apart_and_nothing_is_changed(
+    url: str, parts: tuple[str | None, bytes, bytes | None]
+) -> None:
+    assert case.split_url(url) == parts
+    base, path, query = parts
+    whole = (base or "") + path.decode() + ("" if query is None else "?" + query.decode())
+    assert whole == (url or "/")
 
 
 def test_a_case_keeps_its_id_where_it_can_be_read() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kafka_webhook_bridge.body import NOT_JSON
+from kafka_webhook_bridge.body import NOT_JSON, parse_json
 from kafka_webhook_bridge.event import Request
 from kafka_webhook_bridge.sources.config import check_configuration, load_configuration
 from kafka_webhook_bridge.sources.source import Public, Source
@@ -87,6 +87,24 @@ def test_a_generic_row_can_be_any() -> None:
 
 
 @pytest.mark.parametrize(
+    ("place", "query", "header", "body"),
+    [
+        ("{name: X-T}", None, (b"X-T", CANARY.encode()), b""),
+        ("{name: X-T, strip_prefix: 'Key '}", None, (b"X-T", b"Key " + CANARY.encode()), b""),
+        ("{}", None, (b"Authorization", b"Bearer " + CANARY.encode()), b""),
+        ("{from: query, name: t}", b"t=" + CANARY.encode(), (b"A", b"b"), b""),
+        ("{from: json, path: a.b}", None, (b"A", b"b"), b'{"a":{"b":"%b"}}' % CANARY.encode()),
+    ],
+)
+def test_a_token_can_stand_anywhere(place: str, query: bytes | None, header: tuple[bytes, bytes], body: bytes) -> None:
+    found = source(f'profile: token, secrets: ["${{S}}"], verify: {{signature: {place}}}')
+    assert found.proof is not None
+    for sent, ok in ((Request(b"POST", b"/s", query, [header], body, ""), True),
+                     (Request(b"POST", b"/s", None, [(b"X-T", b"x")], b"{}", ""), False)):  # fmt: skip
+        assert found.proof.verifier(sent, parse_json(sent.body), 0.0).ok is ok
+
+
+@pytest.mark.parametrize(
     ("keys", "bridge", "public"),
     [
         ("", "", None),
@@ -99,6 +117,14 @@ def test_a_generic_row_can_be_any() -> None:
 )
 def test_rule_24_the_address_that_is_signed(keys: str, bridge: str, public: Public | None) -> None:
     assert source(f'profile: github, secrets: ["${{S}}"]{keys}', bridge).public == public
+
+
+def test_a_source_of_the_open_rule_has_the_address_of_its_name() -> None:
+    text = "public_url: https://h.test\nopen_rule: true\ntopic_prefix: o.\n"
+    environ = {**LOGIN, "DATABASE_URL": "postgresql://h/d", "KWB_CONFIG": text}
+    found = load_configuration(environ)[1].open_source("any")
+    assert found is not None
+    assert found.public is None
 
 
 def test_a_catalog_of_ones_own_lies_beside_the_file(tmp_path: Path) -> None:

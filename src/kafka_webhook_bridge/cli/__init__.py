@@ -108,7 +108,7 @@ def _type_in_words(parameter: Any, ctx: Any) -> str | None:
     kind = text.removeprefix("<").removesuffix(">")
     is_list = kind.startswith("list[")
     kind = kind.removeprefix("list[").removesuffix("]") if is_list else kind
-    kind = {"str": "text", "int": "number", "float": "number"}.get(kind.removesuffix(" range"), kind)
+    kind = {"str": "text", "int": "number", "float": "number", "Path": "path"}.get(kind.removesuffix(" range"), kind)
     return f"<{'list of ' if is_list else ''}{kind}>"
 
 

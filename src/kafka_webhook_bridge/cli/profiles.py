@@ -80,8 +80,11 @@ def show_profile(name: str, paths: Sequence[Path], out: Output) -> None:
     out.say("In bridge.yaml:")
     for line in source:
         out.say(f"  {line}")
-    out.say(f"Try it with `kwb send SOURCE`{', or --event ' + ', '.join(events) if events else ''}; any other")
-    out.say(f"receiver with `kwb send ADDRESS --profile {name}`.")
+    out.say("Try it, or any other receiver of such webhooks:")
+    out.say("  kwb send SOURCE")
+    out.say(f"  kwb send ADDRESS --profile {name}")
+    if events:
+        out.say(f"Events that can be sent: {', '.join(events)}")
 
 
 def _catalog(paths: Sequence[Path]) -> Catalog:

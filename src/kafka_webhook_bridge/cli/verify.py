@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NamedTuple
 
 import typer
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from kafka_webhook_bridge.event import Request
     from kafka_webhook_bridge.sources.catalog import Catalog
     from kafka_webhook_bridge.sources.profile import Profile
+    from kafka_webhook_bridge.sources.verify import Verify
     from kafka_webhook_bridge.sources.verify.case import Case
     from kafka_webhook_bridge.sources.verify.doctor import Diagnosis, Examined
     from kafka_webhook_bridge.sources.verify.verdict import OfflineKeys
@@ -37,7 +39,11 @@ def register(app: typer.Typer) -> None:
     @app.command()
     def verify(
         request: Annotated[
-            str, typer.Argument(help="Saved request or JSON of one case; with --jsonl cases. Default: standard input.")
+            str,
+            typer.Argument(
+                help="Saved request or JSON of one case; with --jsonl cases. Default: standard input.",
+                show_default=False,
+            ),
         ] = "-",
         profile: Annotated[str, typer.Option("--profile", "-p", help="The sender's profile.")] = "",
         source: Annotated[str, typer.Option(help="Profile, secrets and address of a source of bridge.yaml.")] = "",
@@ -64,13 +70,15 @@ def register(app: typer.Typer) -> None:
         if jsonl:
             _judge_lines(request, catalog_of(catalog))
             return
-        out = Output(json=json)
-        case = _examined(
-            _read(request), profile, source, _secrets(secret_env, secret_file), params_of(param), url, jwks, cert or [],
-            at, catalog_of(catalog),
-        )  # fmt: skip
-        found, diagnosis = case
-        show(out, found, diagnosis)
+        if profile and source:
+            raise UsageError("--profile and --source exclude each other: a source has its profile")
+        out, known, case = Output(json=json), catalog_of(catalog), _case(_read(request))
+        asked = _of_source(source, case) if source else _of_profile(profile or case.profile, case, known)
+        asked = asked.with_options(_secrets(secret_env, secret_file), params_of(param), url)
+        now = _time(at) if at else time.time() if case.now is None else case.now
+        examined = asked.examined(_keys(case, jwks, cert or []), now)
+        diagnosis = examine_among(examined, known)
+        show(out, examined, diagnosis)
         if not diagnosis.verdict.ok:
             raise typer.Exit(FOUND_PROBLEM)
 
@@ -97,65 +105,73 @@ def _opened(name: str) -> BinaryIO:
 # ---- one request -----------------------------------------------------------------------------------------------------
 
 
-def _examined(
-    data: bytes,
-    profile: str,
-    source: str,
-    secrets: dict[str, str],
-    params: dict[str, str],
-    url: str,
-    jwks: str,
-    certificates: list[str],
-    at: str,
-    catalog: Catalog,
-) -> tuple[Examined, Diagnosis]:
-    from kafka_webhook_bridge.sources.sender import load_senders
-    from kafka_webhook_bridge.sources.verify.doctor import Examined, Row, examine
+class _Asked(NamedTuple):
+    """One request and whose it is said to be. Secrets go by what people call them; `others` are of other sources."""
+
+    profile: str
+    row: Verify
+    request: Request
+    base: str | None
+    secrets: Mapping[str, str]
+    params: Mapping[str, str]
+    others: Mapping[str, str]
+
+    def with_options(self, secrets: Mapping[str, str], params: Mapping[str, str], url: str) -> _Asked:
+        """The same with what the command line adds."""
+        request, base = _addressed(self.request, url) if url else (self.request, self.base)
+        return self._replace(
+            request=request, base=base, secrets={**self.secrets, **secrets}, params={**self.params, **params}
+        )
+
+    def examined(self, keys: OfflineKeys, now: float) -> Examined:
+        """For the doctor."""
+        from kafka_webhook_bridge.sources.verify.doctor import Examined
+
+        others = {label: text for label, text in self.others.items() if text not in self.secrets.values()}
+        return Examined(
+            self.profile, _table(self.row), self.request, list(self.secrets.values()), list(self.secrets), self.base,
+            self.params, keys, now, others,
+        )  # fmt: skip
+
+
+def _of_profile(name: str, case: Case, catalog: Catalog) -> _Asked:
     from kafka_webhook_bridge.sources.verify.saved import host_of
 
-    case = _case(data)
+    profile = profile_of(name, catalog)
+    base = case.base or host_of(case.request)
+    return _Asked(profile.name, profile.verify, case.request, base, _numbered(case.secrets), case.params, {})
+
+
+def _of_source(name: str, case: Case) -> _Asked:
+    """With profile, secrets and address of a source of bridge.yaml."""
+    from kafka_webhook_bridge.sources.sender import load_senders
+    from kafka_webhook_bridge.sources.verify.saved import host_of
+
+    _, senders = load_senders()
+    sender = senders.get(name)
+    if sender is None:
+        raise UsageError(f"there is no source {name} with a profile; there are: {', '.join(senders) or 'none'}")
     request, base = case.request, case.base or host_of(case.request)
+    if sender.public is not None:
+        base = sender.public.base.decode()
+        if request.path.split(b"/")[1:2] == [name.encode()]:
+            request = request._replace(path=sender.public.path + request.path[len(name) + 1 :])
+    secrets = {**_numbered(sender.secrets, name), **_numbered(case.secrets)}
     others: dict[str, str] = {}
-    if source:
-        if profile:
-            raise UsageError("--profile and --source exclude each other: a source has its profile")
-        _, senders = load_senders()
-        sender = senders.get(source)
-        if sender is None:
-            known = ", ".join(senders) or "none"
-            raise UsageError(f"there is no source {source} with a profile; there are: {known}")
-        row, params = sender.profile, {**sender.params, **params}
-        table: Any = sender.row
-        secrets = {**_numbered(sender.secrets, f"secret {{}} of {source}"), **secrets}
-        for other in senders.values():
-            if other.name != source:
-                others |= _numbered(other.secrets, f"secret {{}} of {other.name}")
-        if sender.public is not None:
-            base = sender.public.base.decode()
-            path = request.path
-            if path.split(b"/")[1:2] == [source.encode()]:
-                request = request._replace(path=sender.public.path + path[len(source) + 1 :])
-    else:
-        row = profile_of(profile or case.profile, catalog)
-        table = row.verify
-        secrets = {**_numbered(case.secrets, "secret {}"), **secrets}
-    if url:
-        request, base = _addressed(request, url)
-    others = {label: text for label, text in others.items() if text not in secrets.values()}
-    found = Examined(
-        profile=row.name,
-        table=table.model_dump(by_alias=True, exclude_unset=True),
-        request=request,
-        secrets=list(secrets.values()),
-        labels=list(secrets),
-        base=base,
-        params={**case.params, **params},
-        keys=_keys(case, jwks, certificates),
-        now=_time(at) if at else case.now if case.now is not None else time.time(),
-        others=others,
-    )
-    rows = (Row(one.name, one.verify.model_dump(by_alias=True, exclude_unset=True)) for one in catalog.load_all())
-    return found, examine(found, rows)
+    for other in senders.values():
+        others |= _numbered(other.secrets, other.name) if other is not sender else {}
+    return _Asked(sender.profile.name, sender.row, request, base, secrets, {**case.params, **sender.params}, others)
+
+
+def examine_among(examined: Examined, catalog: Catalog) -> Diagnosis:
+    """The diagnosis; the request may be of any profile of the catalog."""
+    from kafka_webhook_bridge.sources.verify.doctor import Row, examine
+
+    return examine(examined, (Row(profile.name, _table(profile.verify)) for profile in catalog.load_all()))
+
+
+def _table(row: Verify) -> dict[str, Any]:
+    return row.model_dump(by_alias=True, exclude_unset=True)
 
 
 def _case(data: bytes) -> Case:
@@ -241,8 +257,9 @@ def _secrets(names: list[str] | None, files: list[str] | None) -> dict[str, str]
     return found
 
 
-def _numbered(secrets: Any, label: str) -> dict[str, str]:
-    return {label.format(number): secret for number, secret in enumerate(secrets, 1)}
+def _numbered(secrets: Sequence[str], source: str = "") -> dict[str, str]:
+    of = f" of {source}" if source else ""
+    return {f"secret {number}{of}": secret for number, secret in enumerate(secrets, 1)}
 
 
 def params_of(pairs: list[str] | None) -> dict[str, str]:

@@ -125,6 +125,11 @@ class Edge:
         """Take a configuration; requests under way keep the one they began with."""
         self._sources = sources
         self.proxies = TrustedProxies(sources.trusted_proxies)
+        for source in sources.all():
+            if source.proof is not None and source.proof.missing:
+                names = ", ".join(source.proof.missing)
+                self.log.warning("parameters are not set; hand-shakes that need them are refused",
+                                 source=source.name, profile=source.proof.profile, params=names)  # fmt: skip
         now = self.clock()
         self._routes = {s.name.encode(): Route(s, self._workers, now, sources, self._outbox) for s in sources.all()}
         self._open_login: Logins | None = None
@@ -516,6 +521,7 @@ class Edge:
 
     def close(self) -> None:
         self._timer.cancel()
+        self.keys.close()
         self.deliver.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 

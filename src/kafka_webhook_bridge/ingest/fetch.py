@@ -11,13 +11,14 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httptools
 
 from kafka_webhook_bridge import __version__
-from kafka_webhook_bridge.settings import HarnessFetch, harness_fetch
+from kafka_webhook_bridge.settings import harness_fetch
 
 ANSWER_BYTES_MAX = 256 * 1024
 _HEAD_BYTES_MAX = 32 * 1024
@@ -65,7 +66,9 @@ async def _fetch(address: str, method: str, headers: Sequence[tuple[str, str]], 
         place = await _public(host, parts.port or 443), parts.port or 443
     else:
         place = harness.host, harness.port
-    reader, writer = await asyncio.open_connection(*place, ssl=_context(harness), server_hostname=host)
+    # Reading the authorities takes tens of milliseconds, once.
+    context = await asyncio.to_thread(_context, None if harness is None else harness.authority)
+    reader, writer = await asyncio.open_connection(*place, ssl=context, server_hostname=host)
     try:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         lines = [
@@ -107,8 +110,9 @@ def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
-def _context(harness: HarnessFetch | None) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=None if harness is None else harness.authority)
+@cache
+def _context(authority: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=authority)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 

@@ -107,6 +107,7 @@ class Resolver:
             verifier,
             len(secrets),
             model.params,
+            tuple(name for name in profile.setup.params if name not in model.params),
             places_of(row, profile.headers),
             None if profile.event.decode is None else compile_decode(profile.event.decode, secrets),
             None if public is None or public.path == f"/{name}".encode() else public.path,
@@ -194,8 +195,12 @@ def _unknown(param: str, profile: Profile) -> str:
 
 
 def _merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`table` with the words of `over`, tables in it word by word."""
+    """`table` with the words of `over`, tables in it word by word. What stands elsewhere has no prefix of before."""
     found = dict(table)
+    if "from" in found and over.get("from", found["from"]) != found["from"]:
+        found = {key: value for key, value in found.items() if key not in ("name", "path", "strip_prefix")}
+    elif over.get("name", found.get("name")) != found.get("name"):
+        found.pop("strip_prefix", None)
     for key, value in over.items():
         inner = found.get(key)
         found[key] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value

@@ -48,16 +48,17 @@ class Answer:
 class Proof:
     """How the requests of a source prove their sender: its profile, resolved.
 
-    `secrets` is how many there are; `params` are the operator's, by name; `places` hold credentials; `decode` leads to
-    what type and key are read of (None: the body is JSON); `path` stands for `/<name>` where the sender knows another
-    (None: it does not); `greets` are the methods of the hand-shakes; `refused_status` answers a wrong proof;
-    `challenge` is the WWW-Authenticate of a 401.
+    `secrets` is how many there are; `params` are the operator's, by name, and `missing` those that are not set;
+    `places` hold credentials; `decode` leads to what type and key are read of (None: the body is JSON); `path` stands
+    for `/<name>` where the sender knows another (None: it does not); `greets` are the methods of the hand-shakes;
+    `refused_status` answers a wrong proof; `challenge` is the WWW-Authenticate of a 401.
     """
 
     profile: str
     verifier: Verifier = field(repr=False)
     secrets: int
     params: Mapping[str, str] = field(repr=False)
+    missing: tuple[str, ...]
     places: Places
     decode: Decode | None
     path: bytes | None

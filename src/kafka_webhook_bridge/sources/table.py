@@ -71,7 +71,7 @@ class SourceTable:
             topic = self.topic_prefix + name
             if not NAME.fullmatch(name) or name in RESERVED_NAMES or metric_name(topic) in self._taken:
                 return None
-            source = replace(pattern, **named(name), topic=topic, open=True)
+            source = replace(pattern, **named(name), topic=topic, open=True, public=None)
             if len(self._open_sources) < self.topics_max:
                 self._open_sources[name] = source
         return source

@@ -28,7 +28,7 @@ MEMBERS: Final = (
 
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,50}")
 _ADDRESS = re.compile(
-    r"(https?://[^/?#\[\]]+|https?://(?:[^/?#\[\]@]*@)?\[[0-9A-Fa-f:.]+\][:0-9]*)([^?]*)(?:\?(.*))?", re.DOTALL
+    r"((?i:https?)://(?:[^/?#\[\]]+|(?:[^/?#\[\]@]*@)?\[[0-9A-Fa-f:.]+\][:0-9]*))([^?]*)(?:\?(.*))?", re.DOTALL
 )
 _LINE_ENDS = re.compile(r"[\r\n\x00]")
 

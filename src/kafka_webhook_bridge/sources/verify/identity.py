@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import NameOID
 
 from kafka_webhook_bridge.sources.verify import model
+from kafka_webhook_bridge.sources.verify.template import Item, parse_signed
 from kafka_webhook_bridge.sources.verify.verdict import OfflineKeys
 
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -94,8 +95,6 @@ def key_kind(row: model.Verify) -> str:
 
 def needed_params(row: model.Verify) -> set[str]:
     """Names of the parameters that a verifier of the row asks for; addresses of a JWKS are none of a sender's."""
-    from kafka_webhook_bridge.sources.verify.template import Item, parse_signed
-
     found: set[str] = set()
     for way in leaves(row):
         match way:

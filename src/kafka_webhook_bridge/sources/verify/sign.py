@@ -37,6 +37,7 @@ Signer = Callable[[Request, float, str], Request]
 TOKEN_LIFE_S: Final = 300
 # Of several hashes that a sender may use, the one that most do.
 _USUAL: Final = ("sha256", "sha1", "sha512", "sha384", "md5")
+# Items of a signature header that are no ids: the name of an environment.
 _ITEM_TEXTS: Final[dict[str, str]] = {"env": "master"}
 
 TextRow = model.Hmac | model.Digest | model.Asymmetric
