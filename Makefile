@@ -10,9 +10,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUNNERS ?= 3
+FUZZ_SECONDS ?= 600
 
 .DEFAULT_GOAL := help
-.PHONY: help dev up test test-unit test-pythons test-postgres faults lint format docs bench bench-quick lock \
+.PHONY: help dev up test test-unit test-pythons test-postgres faults fuzz lint format docs bench bench-quick lock \
 	env env-rotate compose-up compose-test down clean pin-images sbom check-arm
 
 help:  ## Show this table
@@ -50,6 +51,9 @@ test-postgres: $(READY)  ## Run the tests of store and archive on each other Pos
 
 faults: $(READY)  ## Break Kafka, PostgreSQL and the bridge under load; writes docs/reports/faults.md (about 25 minutes)
 	PYTHONPATH=tests $(BIN)/python -m faults --report docs/reports $(ARGS)
+
+fuzz: $(READY)  ## Look for requests, cases and catalog rows that break the engine (FUZZ_SECONDS, 10 minutes)
+	PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(FUZZ_SECONDS)
 
 lint: $(READY)  ## Style, types, who may import whom, file sizes, generated files
 	$(BIN)/ruff check .
@@ -102,7 +106,7 @@ down:  ## End what compose-up started; its data stay
 
 clean:  ## Remove caches, the environment and, after a question, the data of compose-up; .kwb of `make up` stays
 	@$(PYTHON) tools/local_stack.py clean
-	rm -rf $(VENV) .venv-aws .venv-checkov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) .venv-aws .venv-checkov .venv-fuzz .fuzz .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 
 pin-images: $(READY)  ## Look up the digests of the official images and write them into compose.yaml and the Dockerfiles
 	@$(BIN)/python tools/pin_images.py

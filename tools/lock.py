@@ -4,6 +4,7 @@
     dev.txt      that, the embedded servers, the clients of AWS and the tools of this repository; `make dev` installs it
     aws.txt      what the image and aws/*.sh need: that, and the clients of AWS
     checkov.txt  the second linter of aws/templates, in an environment of its own
+    fuzz.txt     the fuzzer of `make fuzz`, in an environment of its own
     build.txt    what makes the container image and its SBOM, beside the bridge itself
     lock.txt     what makes these files (uv), so that they are made the same way everywhere
 
@@ -28,6 +29,7 @@ LOCKS: dict[str, tuple[str, ...]] = {
     # The versions that the tests have.
     "aws.txt": ("pyproject.toml", "--extra", "aws", "--constraint", "requirements/dev.txt"),
     "checkov.txt": ("--group", "checkov"),
+    "fuzz.txt": ("--group", "fuzz"),
     "build.txt": ("--group", "build"),
     "lock.txt": ("--group", "lock"),
 }

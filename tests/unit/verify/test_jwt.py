@@ -164,8 +164,17 @@ def test_a_key_is_chosen_by_its_exact_id(key_id: Any) -> None:
     assert verdict.key_needed == (KeyNeeded("jwks", ADDRESS, key_id) if usable else None)
 
 
-def test_a_token_without_key_id_matches_no_key_without_one() -> None:
-    assert of(fetched("RS256"), token("RS256", private("RSA"), {}), keys=[jwk("RSA")]).code == "key.unknown"
+def test_a_token_without_key_id_is_by_a_key_without_one() -> None:
+    bare, named = token("RS256", private("RSA"), {}), token("RS256", private("RSA"), {}, {"kid": "k1"})
+    assert of(fetched("RS256"), bare, keys=[jwk("RSA")]).ok
+    assert of(fetched("RS256"), bare, keys=[jwk("RSA", kid="k1")]) == Verdict(
+        False, "key.unknown", "the token names no key"
+    )
+    assert of(fetched("RS256"), named, keys=[jwk("RSA")]).code == "key.unknown"
+    assert of(fetched("RS256"), token("RS256", private("RSA", 1), {}), keys=[jwk("RSA")]).code == "signature.mismatch"
+    for wrong in ("", 1, ["k1"], "k" * 201):
+        forged = token("RS256", private("RSA"), {}, {"kid": wrong})
+        assert of(fetched("RS256"), forged, keys=[{**jwk("RSA"), "kid": wrong}, jwk("RSA")]).code == "key.unknown"
 
 
 def test_keys_that_are_not_there_are_asked_for() -> None:
@@ -286,7 +295,15 @@ def test_expiry_and_start() -> None:
 @pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
 @pytest.mark.parametrize("value", [str(NOW + 60), "x", None, True, False, [NOW + 60], {"a": 1}, ""])
 def test_times_are_numbers(name: str, value: Any) -> None:
-    assert times(HS, {name: value}) == "token.malformed"
+    assert times(row("HS256", age_max_s=300), {"iat": NOW, name: value}) == "token.malformed"
+
+
+def test_when_it_was_issued_means_nothing_without_an_age() -> None:
+    assert times(HS, {"iat": "2025-10-09T08:53:20Z"}) == "ok"
+
+
+def test_claims_may_hold_numbers_of_any_length() -> None:
+    assert times(HS, '{"data":{"id":18446744073709551615,"n":-' + "9" * 30 + "}}") == "ok"
 
 
 @pytest.mark.parametrize("text", ['{"exp":1e400}', '{"exp":' + "9" * 30 + "}", '{"exp":-1e400}', '{"exp":NaN}'])
@@ -426,6 +443,13 @@ def test_a_token_as_the_body() -> None:
     assert judge(sender, request(good)).ok
     for body in ("", good + "\n", " " + good, json.dumps(good), f"{good},{good}", f"Bearer {good}", "x" * 2_000_000):
         assert not judge(sender, request(body)).ok
+
+
+def test_a_users_token_by_the_same_keys_is_no_event() -> None:
+    sender = verifier("kinde", keys=OfflineKeys([jwk("RSA", kid="k1")]))
+    for claims in ({"sub": "kp_1", "aud": [], "scp": ["openid"]}, {"type": None}):
+        body = token("RS256", private("RSA"), {**claims, "exp": NOW + 60}, {"kid": "k1"})
+        assert judge(sender, request(body)).code == "token.malformed"
 
 
 def test_bearer_is_a_word_of_its_own() -> None:

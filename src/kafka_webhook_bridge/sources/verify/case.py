@@ -111,7 +111,7 @@ def _headers(data: Any) -> list[tuple[bytes, bytes]]:
 
 
 def _body(data: dict[str, Any]) -> bytes:
-    if data.get("body") is not None and data.get("body_base64") is not None:
+    if data.get("body") and data.get("body_base64") is not None:
         raise CaseError("either `body` or `body_base64`")
     if data.get("body_base64") is not None:
         try:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from kafka_webhook_bridge.sources.verify import model
 from kafka_webhook_bridge.sources.verify.keys import (
+    SECRETS_MAX,
     PublicKey,
     check_secrets,
     jwk_key,
@@ -57,7 +58,7 @@ Right = Callable[[dict[str, Any], bytes, bytes], bool]
 
 def jwt_scheme(row: model.Jwt, context: Context) -> Run:
     """A token with claims."""
-    read = compile_place(row.signature)
+    read = _token_reader(row.signature)
     right = _compile_right(row, context)
     checks = _compile_checks(row, context)
     algorithms = frozenset(row.algorithms)
@@ -75,6 +76,19 @@ def jwt_scheme(row: model.Jwt, context: Context) -> Run:
             check(signed, claims, now)
 
     return run
+
+
+def _token_reader(place: model.Place) -> Callable[[Signed], bytes]:
+    """A token in Authorization stands there bare or as `Bearer`: of senders of bare ones, some write both."""
+    read = compile_place(place)
+    if place.strip_prefix is not None or place.from_ != "header" or (place.name or "").lower() != "authorization":
+        return read
+
+    def bare(signed: Signed) -> bytes:
+        value = read(signed)
+        return value[7:] if value[:7].lower() == b"bearer " else value
+
+    return bare
 
 
 def jws_detached_scheme(row: model.JwsDetached, context: Context) -> Run:
@@ -195,13 +209,16 @@ def _compile_fetched(key: model.Key, context: Context) -> Right:
 
     def right(header: dict[str, Any], signature: bytes, message: bytes) -> bool:
         key_id = header.get("kid")
-        if not isinstance(key_id, str) or not 0 < len(key_id) <= KEY_ID_CHARACTERS_MAX:
-            raise Refused("key.unknown", "the token names no key")
+        if key_id is not None and (not isinstance(key_id, str) or not 0 < len(key_id) <= KEY_ID_CHARACTERS_MAX):
+            raise Refused("key.unknown", "the token's kid is no name of a key")
         jwks = store.jwks(address)
-        needed = KeyNeeded("jwks", address, key_id)
+        needed = KeyNeeded("jwks", address, key_id or "")
         if jwks is None:
             raise Refused("key.unknown", "the keys are not there yet", needed)
-        named = [jwk for jwk in jwks if jwk.get("kid") == key_id]
+        # A token that names no key can be by one without a name, and by no other.
+        named = [jwk for jwk in jwks if jwk.get("kid") == key_id][:SECRETS_MAX]
+        if not named and key_id is None:
+            raise Refused("key.unknown", "the token names no key")
         if not named:
             raise Refused("key.unknown", "the key is not among those of the sender", needed)
         found = False
@@ -247,6 +264,8 @@ def _right(key: PublicKey, algorithm: str, signature: bytes, message: bytes) -> 
 
 def _compile_checks(row: model.Jwt, context: Context) -> Sequence[Check]:
     checks = [_times(row)]
+    if row.claims:
+        checks.append(_present(row.claims))
     if row.issuer is not None:
         checks.append(_issuer([_expected(value, "issuer", context) for value in row.issuer]))
     if row.audience is not None:
@@ -273,7 +292,7 @@ def _times(row: model.Jwt) -> Check:
     leeway, age_max = row.leeway_s, row.age_max_s
 
     def check(signed: Signed, claims: dict[str, Any], now: float) -> None:
-        expires, begins, issued = (_time(claims, name) for name in ("exp", "nbf", "iat"))
+        expires, begins = _time(claims, "exp"), _time(claims, "nbf")
         if expires is None:
             if row.require_expiry:
                 raise Refused("token.malformed", "no exp")
@@ -282,6 +301,7 @@ def _times(row: model.Jwt) -> Check:
         if begins is not None and now < begins - leeway:
             raise Refused("token.not_yet", f"in {begins - now:.0f} s")
         if age_max is not None:
+            issued = _time(claims, "iat")
             if issued is None:
                 raise Refused("token.malformed", "no iat")
             if now - issued > age_max + leeway:
@@ -299,6 +319,15 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
         raise Refused("token.malformed", f"{name} is no number")
     return float(value)
+
+
+def _present(names: Sequence[str]) -> Check:
+    def check(signed: Signed, claims: dict[str, Any], now: float) -> None:
+        for name in names:
+            if claims.get(name) is None:
+                raise Refused("token.malformed", f"no {name}: a token of the same keys for another purpose")
+
+    return check
 
 
 def _issuer(expected: list[str | None]) -> Check:
@@ -322,7 +351,7 @@ def _audience(expected: list[str | None]) -> Check:
 
 
 def _with_url(expected: list[str | None], signed: Signed) -> list[str]:
-    return [signed.url.decode() if value is None else value for value in expected]
+    return [signed.address.decode("latin-1") if value is None else value for value in expected]
 
 
 def _email(expected: str) -> Check:
@@ -352,7 +381,7 @@ def _body(row: model.BodyClaim) -> Check:
 
 def _url(row: model.UrlClaim) -> Check:
     def check(signed: Signed, claims: dict[str, Any], now: float) -> None:
-        url = signed.url
+        url = signed.address
         expected = url if row.hash == "none" else hashlib.new(row.hash, url).hexdigest().encode()
         value = claims.get(row.claim)
         if not isinstance(value, str) or not compare_digest(value.encode(), expected):

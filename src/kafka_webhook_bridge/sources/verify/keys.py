@@ -98,9 +98,9 @@ def public_key(secret: str, key: Key, scheme: str, index: int = 1) -> PublicKey:
 
 
 def load_public(text: str, encoding: str) -> PublicKey | None:
-    """The public key of a PEM text, or of base64 of a SubjectPublicKeyInfo; None if it is none."""
+    """The public key of a PEM text, or of base64 of a SubjectPublicKeyInfo (or PEM all the same); None if none."""
     try:
-        if encoding == "pem":
+        if encoding == "pem" or text.lstrip().startswith("-----BEGIN PUBLIC KEY-----"):
             loaded = serialization.load_pem_public_key(text.strip().encode())
         else:
             loaded = serialization.load_der_public_key(decode_loose(text))

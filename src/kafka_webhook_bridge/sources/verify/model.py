@@ -374,6 +374,10 @@ class Jwt(Model):
     )
     require_expiry: bool = Field(default=False, description="A token without `exp` is refused.")
     age_max_s: Seconds | None = Field(default=None, description="Largest age by `iat`.")
+    claims: list[Text] = Field(
+        default_factory=list,
+        description="Claims that must be there, where the sender's keys sign tokens for other purposes, too.",
+    )
     email_param: bool = Field(default=False, description="`email` must be the parameter `email`, and verified.")
     body_claim: BodyClaim | None = Field(default=None, description="Claim with the hash of the body.")
     url_claim: UrlClaim | None = Field(default=None, description="Claim with the address.")

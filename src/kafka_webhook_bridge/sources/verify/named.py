@@ -74,7 +74,7 @@ def twilio(row: Named, context: Context) -> Run:
         elif signed.body:
             tail = b"".join([field + value for field, value in sorted(set(_text_pairs(signed)))])
         right = False
-        for url in _spellings(signed.url):
+        for url in _spellings(signed.address):
             for secret in secrets:
                 right |= compare_digest(hmac.digest(secret, url + tail, name), signature)
         mismatch_unless(right)
@@ -292,7 +292,7 @@ def _first_element(body: bytes) -> bytes:
 
 # --- Plivo, Sinch: forms and headers ------------------------------------------------------------------------
 
-_NONCE = re.compile(rb"[A-Za-z0-9_-]{1,100}")
+_NONCE = re.compile(rb"[A-Za-z0-9_+/=-]{1,100}")
 
 
 def plivo3(row: Named, context: Context) -> Run:
@@ -327,7 +327,7 @@ def plivo3(row: Named, context: Context) -> Run:
 def _plivo_text(signed: Signed, nonce: bytes) -> bytes:
     query = b"&".join([name + b"=" + value for name, value in sorted(signed.query_pairs)])
     form = b"".join([name + value for name, value in sorted(_text_pairs(signed))]) if signed.body else b""
-    text = signed.url.partition(b"?")[0]
+    text = signed.address.partition(b"?")[0]
     if query or form:
         text += b"?" + query
     if query and form:

@@ -91,12 +91,17 @@ class Signed:
         return self.path if query is None else self.path + b"?" + query
 
     @property
-    def url(self) -> bytes:
-        """The whole address. Characters that no address has are refused: they could belong to the body after it."""
+    def address(self) -> bytes:
+        """The whole address as it came, for where nothing stands beside it."""
         if self.base is None:
             raise Refused("url.mismatch", "the address is not known; set public_url")
         query = self.request.query
-        url = self.base + self.request.path + (b"" if query is None else b"?" + query)
+        return self.base + self.request.path + (b"" if query is None else b"?" + query)
+
+    @property
+    def url(self) -> bytes:
+        """The same; characters that no address has are refused: they could belong to the body after it."""
+        url = self.address
         if not _URL.fullmatch(url):
             raise Refused("url.mismatch", "the address holds characters that must be percent-encoded")
         return url
@@ -169,7 +174,7 @@ def exact_json(text: bytes, document: Any = NOT_JSON) -> Any:
 
 
 def plain_json(text: bytes) -> Any:
-    """The same with numbers as numbers, for the header and claims of a token: integers of at most 18 digits."""
+    """The same with numbers as numbers, for the header and claims of a token; longer integers stay Number."""
     _bounded_json(text, NOT_JSON)
     try:
         return json.loads(text, object_pairs_hook=_members, parse_int=_integer, parse_constant=_constant)
@@ -218,10 +223,8 @@ def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _integer(text: str) -> int:
-    if len(text) > 19:
-        raise ValueError("a number of more than 18 digits")
-    return int(text)
+def _integer(text: str) -> int | Number:
+    return int(text) if len(text) < 20 else Number(text)
 
 
 def _sentence(error: Exception) -> str:

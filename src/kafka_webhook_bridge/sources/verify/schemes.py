@@ -54,13 +54,31 @@ class Context:
     keys: KeyStore
 
 
-def _texts(row: TextRow, context: Context) -> tuple[list[Piece], bool]:
-    """The functions of the signed texts, and whether a time in them must tell where it ends."""
+def _texts(row: TextRow, context: Context) -> tuple[Callable[[Signed], Sequence[bytes]], bool]:
+    """The function that makes the signed texts, and whether a time in them must tell where it ends."""
     templates = [parse_signed(text) for text in row.signed]
     for item in (item for template in templates for item in template.walk()):
         if isinstance(item, Item) and item.kind == "param":
             need_param(context, item.name)
-    return [template.compile() for template in templates], any(template.touches_time for template in templates)
+    touches = any(template.touches_time for template in templates)
+    pieces = [template.compile() for template in templates]
+    if len(pieces) == 1:
+        only = pieces[0]
+        return lambda signed: (only(signed),), touches
+    return lambda signed: _made(pieces, signed), touches
+
+
+def _made(pieces: Sequence[Piece], signed: Signed) -> Sequence[bytes]:
+    """The texts that can be made of this request: a body that is no UTF-8 has no escapes, but it has bytes."""
+    found, refusals = [], []
+    for piece in pieces:
+        try:
+            found.append(piece(signed))
+        except Refused as refused:
+            refusals.append(refused)
+    if not found:
+        raise refusals[0]
+    return found
 
 
 def need_param(context: Context, name: str) -> str:
@@ -130,7 +148,7 @@ def hmac_scheme(row: model.Hmac, context: Context) -> Run:
 
     choose = _chosen(row, context, make)
     find = compile_signatures(row.signature, _wanted(row))
-    texts, touches = _texts(row, context)
+    messages, touches = _texts(row, context)
     check = compile_timestamp(row.timestamp, touches) if row.timestamp is not None else None
     decode = DECODERS[row.signature.encoding]
     name = row.hash
@@ -142,8 +160,7 @@ def hmac_scheme(row: model.Hmac, context: Context) -> Run:
         if check is not None:
             check(signed, now)
         right = False
-        for text in texts:
-            message = text(signed)
+        for message in messages(signed):
             for macs in choose(signed):
                 expected = macs[name](message)
                 for signature in found:
@@ -158,8 +175,7 @@ def hmac_scheme(row: model.Hmac, context: Context) -> Run:
         if check is not None:
             check(signed, now)
         right = False
-        for text in texts:
-            message = text(signed)
+        for message in messages(signed):
             for macs in choose(signed):
                 for hash_name, value in found:
                     for signature in decoded([value], decode):
@@ -178,7 +194,7 @@ def digest_scheme(row: model.Digest, context: Context) -> Run:
     """
     choose = _chosen(row, context, lambda secret, index: secret.encode())
     find = compile_signatures(row.signature, _wanted(row))
-    texts, touches = _texts(row, context)
+    messages, touches = _texts(row, context)
     check = compile_timestamp(row.timestamp, touches) if row.timestamp is not None else None
     decode = DECODERS[row.signature.encoding]
     can_grow = any(parse_signed(text).items[-1] != Item("secret") for text in row.signed)
@@ -193,8 +209,8 @@ def digest_scheme(row: model.Digest, context: Context) -> Run:
         right = False
         for secret in choose(signed):
             signed.secret = secret
-            for text in texts:
-                expected = hashlib.new(name, text(signed), usedforsecurity=False).digest()
+            for message in messages(signed):
+                expected = hashlib.new(name, message, usedforsecurity=False).digest()
                 for signature in found:
                     right |= compare_digest(expected, signature)
         mismatch_unless(right)
@@ -225,7 +241,7 @@ def asymmetric_scheme(row: model.Asymmetric, context: Context) -> Run:
     else:
         choose = _chosen(row, context, lambda secret, index: public_key(secret, row.key, scheme, index))
     find = compile_signatures(row.signature, _wanted(row))
-    texts, touches = _texts(row, context)
+    messages, touches = _texts(row, context)
     check = compile_timestamp(row.timestamp, touches) if row.timestamp is not None else None
     decode = DECODERS[row.signature.encoding]
 
@@ -233,10 +249,10 @@ def asymmetric_scheme(row: model.Asymmetric, context: Context) -> Run:
         found = decoded(find(signed), decode)
         if check is not None:
             check(signed, now)
-        messages = [text(signed) for text in texts]
+        signed_texts = messages(signed)
         right = False
         for key in choose(signed):
-            for message in messages:
+            for message in signed_texts:
                 for signature in found:
                     right |= signature_right(key, scheme, signature, message)
         mismatch_unless(right)

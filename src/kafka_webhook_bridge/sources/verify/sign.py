@@ -351,7 +351,8 @@ def _sign_jwt(row: model.Jwt, identity: Identity, base: bytes | None) -> Signer:
         claims = _claims(row, identity, Signed(request, NOT_JSON, base, identity.params), now, unique)
         if carries:
             document = draft.document()
-            claims = {**(document if isinstance(document, dict) else {"data": document}), **claims}
+            needed = dict.fromkeys(row.claims, "example")
+            claims = {**needed, **(document if isinstance(document, dict) else {"data": document}), **claims}
             draft.body = b""
         token = seal(_part(claims), {"typ": "JWT"})
         _place_signature(draft, row.signature, token)

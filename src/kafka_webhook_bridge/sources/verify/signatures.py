@@ -189,7 +189,8 @@ def _taker(signature: Signature, wanted: frozenset[bytes]) -> Callable[[Signed, 
                     if value:
                         found.append(value)
                 elif name in wanted:
-                    if name in fields:
+                    # Persona writes the time before each signature.
+                    if fields.get(name, value) != value:
                         raise Refused("signature.malformed", f"{name.decode()} stands twice")
                     fields[name] = value
             signed.fields = fields
@@ -228,7 +229,7 @@ def decoded(texts: list[bytes], decode: Decode) -> list[bytes]:
 _UNIX = re.compile(rb"[1-9][0-9]{0,10}")
 _UNIX_MS = re.compile(rb"[1-9][0-9]{0,13}")
 _ISO = re.compile(
-    rb"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:[0-9]{2})?"
+    rb"([0-9]{4})-([0-9]{2})-([0-9]{2})T([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}:?[0-9]{2})?"
 )
 _HTTP_DATE = re.compile(
     rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun), [0-9]{2} (?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec) [1-9][0-9]{3}"
@@ -268,7 +269,7 @@ def parse_time(text: bytes, form: str, touches: bool = False) -> float:
 def _offset(zone: bytes | None) -> timedelta:
     if zone in (None, b"Z"):
         return timedelta()
-    hours, minutes = int(zone[1:3]), int(zone[4:6])
+    hours, minutes = int(zone[1:3]), int(zone[-2:])
     if hours > 23 or minutes > 59:
         raise ValueError("no zone")
     size = timedelta(hours=hours, minutes=minutes)

@@ -16,8 +16,9 @@
 
 A text could be cut in two ways where a sender's values touch: an id `a.b` before `.{ts}`, a body that begins with
 what a header ended with. Whoever saw one signed request could then send another with the same signed text. So values
-are held apart: a value may not hold the literal text after it, headers hold no characters that JSON is made of, a body
-beside a header or an address begins and ends with what these cannot hold, and times have one length.
+are held apart: a value may not hold the literal text after it (an id before a time: not with a digit behind), headers
+hold no characters that JSON is made of, a body beside a header or an address begins and ends with what these cannot
+hold, and times have one length.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from hashlib import md5, sha256
 from itertools import pairwise
 from typing import Final
 
+from kafka_webhook_bridge.body import JSON_BYTES_MAX
 from kafka_webhook_bridge.sources.verify.request import URL_BYTES, Signed
 from kafka_webhook_bridge.sources.verify.verdict import Absent, Refused
 
@@ -179,7 +181,8 @@ def _pieces(items: tuple[bytes | Item | Group, ...]) -> list[bytes | Piece]:
         else:
             before = items[index - 1] if index else None
             after = items[index + 1] if index + 1 < len(items) else None
-            pieces.append(_guarded(item, before, after))
+            timed = index == 0 and items[2:3] == (Item("ts"),)
+            pieces.append(_guarded(item, before, after, timed))
     return pieces
 
 
@@ -202,14 +205,16 @@ def _group(inside: Piece) -> Piece:
     return render
 
 
-def _guarded(item: Item, before: bytes | Item | Group | None, after: bytes | Item | Group | None) -> Piece:
-    """The piece of an item, held apart from what stands beside it."""
+def _guarded(item: Item, before: bytes | Item | Group | None, after: bytes | Item | Group | None, timed: bool) -> Piece:
+    """The piece of an item, held apart from what stands beside it; `timed`: it is first, and a time follows `after`."""
     if item.kind == "header":
+        if timed and isinstance(after, bytes):
+            return _before_time(_header(item.name), after)
         return _header(item.name, after if isinstance(after, bytes) else None)
     piece = _piece(item)
     if item.kind in _FREE and isinstance(after, bytes):
         return _without(piece, after)
-    if item.kind == "body":
+    if item.kind in ("body", "body_ascii"):
         starts = _alphabet(before)
         ends = _alphabet(after)
         if starts or ends:
@@ -231,6 +236,23 @@ def _without(piece: Piece, literal: bytes) -> Piece:
     def render(signed: Signed) -> bytes:
         value = piece(signed)
         if literal in value:
+            raise Refused("header.malformed", "a signed value holds the text that ends it")
+        return value
+
+    return render
+
+
+def _before_time(piece: Piece, literal: bytes) -> Piece:
+    """A value at the start, before a literal text and a time: an id such as `a.b` before `.{ts}`.
+
+    It may hold that text, but not with what a time begins with behind it. So the first such place ends it, and there
+    is one way to cut the signed text.
+    """
+    ends = re.compile(re.escape(literal) + rb"(?:[0-9]|[A-Z][a-z][a-z], )").search
+
+    def render(signed: Signed) -> bytes:
+        value = piece(signed)
+        if ends(value):
             raise Refused("header.malformed", "a signed value holds the text that ends it")
         return value
 
@@ -368,21 +390,19 @@ def _body_json_string(signed: Signed) -> bytes:
     return json.dumps(_text(signed.body), ensure_ascii=False).encode()
 
 
-_LONE_BACKSLASH = re.compile(r"\\(?!/)")
-_NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
-_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+_NOT_PLAIN = re.compile(r"[^\x20-\x7e]+")
 
 
 def _body_ascii(signed: Signed) -> bytes:
-    return _NOT_PLAIN.sub(_escaped, _LONE_BACKSLASH.sub(r"\\\\", _text(signed.body))).encode()
+    if len(signed.body) > JSON_BYTES_MAX:
+        raise Refused("body.malformed", "a body of more than 1 MiB is not escaped")
+    text = _text(signed.body).replace("\\", "\\\\").replace("\\\\/", "\\/")
+    text = text.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t")
+    return _NOT_PLAIN.sub(_escaped, text).encode()
 
 
 def _escaped(match: re.Match[str]) -> str:
-    character = match[0]
-    if character in _SHORT:
-        return _SHORT[character]
-    units = character.encode("utf-16-be")
-    return "".join(f"\\u{units[index]:02x}{units[index + 1]:02x}" for index in range(0, len(units), 2))
+    return "\\u" + match[0].encode("utf-16-be").hex("-", 2).replace("-", "\\u")
 
 
 _PLAIN: Final[dict[str, Piece]] = {
