@@ -125,7 +125,9 @@ def test_all_hand_shakes_over_http(stack: Stack, folder: Path, topic: str, publi
     sources = {f"h{index}": source_of(pair, topic) for index, pair in enumerate(PAIRS)}
     sources["last"] = {"auth": "none", "topic": topic}
     wrong = []
-    with serving(stack, folder, config=write_config(folder, sources), **publisher.environ) as server:
+    with serving(
+        stack, folder, config=write_config(folder, sources, trusted_proxies=["127.0.0.1/32"]), **publisher.environ
+    ) as server:
         for index, pair in enumerate(PAIRS):
             server.set_time(pair.get("now", NOW))
             method, query, headers, body = asked(pair)

@@ -8,6 +8,7 @@ import json
 import re
 from base64 import b64encode
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,8 @@ from kafka_webhook_bridge.event import Request
 from kafka_webhook_bridge.sources import profile
 from kafka_webhook_bridge.sources.catalog import Catalog
 from kafka_webhook_bridge.sources.handshake import Greeting, Handshake, compile_handshakes
+from kafka_webhook_bridge.sources.proof import NoKeys
+from kafka_webhook_bridge.sources.verify import compile as compile_verifier
 
 URL = b"https://hooks.test/in/s"
 
@@ -174,6 +177,64 @@ def test_an_address_is_fetched_at_its_hosts_alone(url: str, right: bool) -> None
 def test_a_template_that_is_none(text: str) -> None:
     with pytest.raises(ValueError):
         shake(answer={"body": text})
+
+
+@pytest.mark.parametrize(
+    ("name", "challenge", "forged"),
+    [
+        ("x-twitter", {"query": b"crc_token=12345"}, {"x-twitter-webhooks-signature": "{answer}"}),
+        ("smartcar", {"body": b'{"eventType":"VERIFY","data":{"challenge":"12345"}}'}, {"SC-Signature": "{answer}"}),
+        (
+            "smartcar", {"body": b'{"eventName":"verify","payload":{"challenge":"12345"}}'},
+            {"SC-Signature": "{answer}"},
+        ),
+        ("linkedin", {"query": b"challengeCode=12345"}, {"X-LI-Signature": "{answer}"}),
+    ],
+)  # fmt: skip
+def test_what_a_handshake_signs_for_a_stranger_is_no_event(
+    name: str, challenge: dict[str, bytes], forged: dict[str, str]
+) -> None:
+    row = Catalog().load(name)
+    shakes = compile_handshakes(row.handshakes, params={}, secrets=["consumer"])
+    asked = Request(
+        b"GET" if "query" in challenge else b"POST", b"/x", challenge.get("query"), [], challenge.get("body", b""), ""
+    )
+    document = parse_json(asked.body)
+    (found,) = [one for one in shakes if one.matches(asked, document)]
+    greeting = found.answer(asked, document, b"")
+    assert greeting is not None
+    told = json.loads(greeting.body)
+    answer = told.get("response_token") or told.get("challengeResponse") or told["challenge"]
+    verifier = compile_verifier(row, ["consumer"], params={}, public_url=None, keys=NoKeys())
+    for said in (b"12345", b" 12345", b"12345\n", b"hmacsha256=12345"):
+        headers = [(key.encode(), value.format(answer=answer).encode()) for key, value in forged.items()]
+        request = Request(b"POST", b"/x", None, headers, said, "")
+        assert not verifier(request, parse_json(said), 0.0).ok
+
+
+def test_what_braintree_is_answered_is_no_payload() -> None:
+    secret, challenge = "public|private", "20f9f8ed05f77439fe955c977e4c8a53"
+    row = Catalog().load("braintree")
+    (found,) = compile_handshakes(row.handshakes, params={}, secrets=[secret])
+    greeting = found.answer(Request(b"GET", b"/x", f"bt_challenge={challenge}".encode(), [], b"", ""), NOT_JSON, b"")
+    assert greeting is not None
+    verifier = compile_verifier(row, [secret], params={}, public_url=None, keys=NoKeys())
+    signature = quote(greeting.body)
+    for payload in (challenge, quote(f"{challenge}\n")):
+        body = f"bt_signature={signature}&bt_payload={payload}".encode()
+        headers = [(b"content-type", b"application/x-www-form-urlencoded")]
+        assert not verifier(Request(b"POST", b"/x", None, headers, body, ""), NOT_JSON, 0.0).ok
+
+
+def test_who_signs_what_a_stranger_chose_is_one_of_these() -> None:
+    """Whoever adds another one adds a case above."""
+    signing = {
+        row.name
+        for row in Catalog().load_all()
+        for one in row.handshakes
+        if not one.verify_first and "{hmac:" in one.answer.body
+    }
+    assert signing == {"x-twitter", "smartcar", "linkedin", "braintree"}
 
 
 def test_who_signs_what_a_stranger_chose_bounds_it_by_a_pattern() -> None:

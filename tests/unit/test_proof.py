@@ -53,6 +53,14 @@ def test_a_row_says_what_the_source_does_not() -> None:
     assert own.needs_json  # for the hand-shake
 
 
+def test_a_proxy_that_says_who_sends_is_one_of_ours() -> None:
+    (said,) = problems('sources:\n  s: {profile: mtls-header, secrets: ["${S}"]}\n')
+    assert "trusted_proxies" in said
+    found = source('profile: mtls-header, secrets: ["${S}"]', "trusted_proxies: [10.0.0.0/24]\n")
+    assert found.proof is not None
+    assert found.proof.from_proxy
+
+
 def test_a_sender_without_ids_has_none_unless_the_body_is_taken_for_one() -> None:
     assert source('profile: asana, secrets: ["${S}"]').delivery_id is None
     found = source('profile: asana, secrets: ["${S}"], dedupe: body').delivery_id

@@ -229,7 +229,10 @@ class Edge:
             incoming.method, path, query if mark else None, incoming.headers, incoming.body, incoming.peer
         )
         moment = _NEVER if route.proof is None else self.moment(connection, incoming, route)
-        if route.suppresses:
+        if route.from_proxy and not self.proxies.trusts(connection.peer):
+            self.unproven.add()
+            connection.refuse(route.unproven, reason="not by a trusted proxy")
+        elif route.suppresses:
             Once(self, connection, incoming, route).accept(request, moment)
         elif len(incoming.body) <= route.off_loop_bytes:
             self._made(connection, incoming, route, make_record(request, route.source, moment))

@@ -34,6 +34,7 @@ class Route:
         "challenge",
         "direct",
         "forwarded",
+        "from_proxy",
         "logins",
         "methods",
         "name",
@@ -70,6 +71,7 @@ class Route:
         self.answer = source.answer
         proof = self.proof = source.proof
         self.challenge = responses.BASIC
+        self.from_proxy = proof is not None and proof.from_proxy
         if proof is not None:
             self.methods |= proof.greets
             self.challenge = proof.challenge

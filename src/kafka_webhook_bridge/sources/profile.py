@@ -235,12 +235,16 @@ class Row(Model):
     answer: Answer | None = Field(default=None, description="The answer to an event. Default: the receipt.")
     refused_status: int = Field(
         default=401,
-        ge=200,
+        ge=400,
         le=499,
         description="Status of the answer to a request that proves nothing, where the sender wants another than 401; "
         "nothing is stored all the same.",
     )
     handshakes: list[Handshake] = Field(default_factory=list, description="Requests that are no events.")
+    from_proxy: bool = Field(
+        default=False,
+        description="A proxy in front writes what proves the sender: it is believed of `trusted_proxies` alone.",
+    )
     setup: Setup = Field(default_factory=Setup, description="For the provider's page.")
     replaces: bool = Field(default=False, description="This row takes the place of the packaged one of that name.")
 

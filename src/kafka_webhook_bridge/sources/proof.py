@@ -122,6 +122,9 @@ class Resolver:
         except ValueError as error:
             self._say(path, "profile", str(error))
             return None
+        if profile.from_proxy and not self._forwarded:
+            what = f"with {profile.name}, a proxy says who sends, so it must be one of `trusted_proxies`"
+            self._say(path, "profile", what)
         if verifier.needs_url and public is None and not self._forwarded:
             what = f"{profile.name} signs the address, so it must be known: set it here as it was given to the sender"
             self._say(path, "public_url", what)
@@ -140,6 +143,7 @@ class Resolver:
             profile.refused_status,
             _BASIC if verifier.scheme == "basic" else _SIGNATURE,
             learns,
+            profile.from_proxy,
         )
 
     def _is_key(self, row: Verify, profile: Profile, model: SourceModel, secret: str) -> bool:

@@ -40,6 +40,8 @@ def snippet(row: Profile) -> Iterator[str]:
     """A source of bridge.yaml."""
     if traits(row).needs_url:
         yield f"public_url: {ADDRESS}"
+    if row.from_proxy:
+        yield "trusted_proxies: [10.0.0.0/24]  # of the proxy that asks for the certificate"
     yield "sources:"
     yield f"  {row.name}:"
     yield f"    profile: {row.name}"

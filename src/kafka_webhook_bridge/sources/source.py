@@ -53,7 +53,7 @@ class Proof:
     `places` hold credentials, `rights` say what they must be; `decode` leads to what type and key are read of (None:
     the body is JSON); `path` stands for `/<name>` where the sender knows another (None: it does not); `greets` are the
     methods of the hand-shakes; `refused_status` answers a wrong proof; `challenge` is the WWW-Authenticate of a 401;
-    `learns` tells that secrets may come by a hand-shake.
+    `learns` tells that secrets may come by a hand-shake; `from_proxy` that only a trusted proxy is believed.
     """
 
     profile: str
@@ -70,6 +70,7 @@ class Proof:
     refused_status: int
     challenge: bytes
     learns: bool = False
+    from_proxy: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from kafka_webhook_bridge.sources.verify.schemes import (
 )
 from kafka_webhook_bridge.sources.verify.template import parse_signed
 from kafka_webhook_bridge.sources.verify.verdict import OK, CompileError, Refused, Verdict
+
+_JSON_OPENS = re.compile(rb"[ \t\r\n]*[{\[]")
 
 
 class Traits(NamedTuple):
@@ -84,6 +87,8 @@ def run_of(row: model.Verify, context: Context) -> Run:
             run = any_scheme(_possible(row.of, context))
         case model.AllOf():
             run = all_scheme([run_of(way, context) for way in row.of])
+    if isinstance(row, model.Hmac) and row.body is not None:
+        run = _with_json(run)
     field = getattr(row, "json_field", None)
     return run if field is None else _with_field(run, field.encode())
 
@@ -101,6 +106,15 @@ def _possible(ways: Sequence[model.Verify], context: Context) -> list[Run]:
     if not runs:
         raise errors[0]
     return runs
+
+
+def _with_json(run: Run) -> Run:
+    def look_first(signed: Signed, now: float) -> None:
+        if _JSON_OPENS.match(signed.body) is None:
+            raise Refused("body.malformed", "neither a JSON object nor an array")
+        run(signed, now)
+
+    return look_first
 
 
 def _with_field(run: Run, field: bytes) -> Run:

@@ -280,6 +280,11 @@ class Hmac(_Signed):
     scheme: Literal["hmac"]
     hash: Hash | Literal["by_field"] = Field(description="Hash.")
     hashes: list[Hash] = Field(default_factory=list, description="What `by_field` may choose.")
+    body: Literal["json"] | None = Field(
+        default=None,
+        description="The body must be a JSON object or array: where a hand-shake signs texts that strangers choose, "
+        "which these never are.",
+    )
     key: Key = Field(default_factory=Key, description="How a secret becomes a key.")
 
     @model_validator(mode="after")
