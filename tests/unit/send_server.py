@@ -70,6 +70,9 @@ class Server:
                 await self.reply(request, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
+        except asyncio.CancelledError:  # the loop ends: what is not closed by then never is
+            writer.transport.abort()
+            raise
         finally:
             writer.close()
 
@@ -105,6 +108,7 @@ def serving(reply: Reply, tls: ssl.SSLContext | None = None) -> Iterator[Server]
         for one in others:
             one.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # connections that were aborted are closed in the loop's next turn
 
     def thread() -> None:
         with contextlib.suppress(asyncio.CancelledError):

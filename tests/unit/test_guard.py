@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import socket
 from pathlib import Path
@@ -155,6 +156,8 @@ async def talk(port: int, header: bytes = FIRST, *, said: bytes = HELLO) -> byte
     writer.write(header + said)
     found = await asyncio.wait_for(reader.read(100), 60)
     writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
     return found
 
 
@@ -175,6 +178,8 @@ def test_a_broker_that_moves_is_found_by_its_name(monkeypatch: pytest.MonkeyPatc
             assert await reader.readexactly(8) == HELLO
             writer.write(writer.get_extra_info("sockname")[0].encode())
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
         first = await asyncio.start_server(says, "127.0.0.1", 0)
         port = first.sockets[0].getsockname()[1]
@@ -205,6 +210,8 @@ def test_a_name_with_several_addresses_is_reached_at_the_one_that_answers(monkey
         async def says(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(await reader.readexactly(8))
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
         second = await asyncio.start_server(says, "127.0.0.2", 0)
         guard = Guard("kafka.test", second.sockets[0].getsockname()[1])
@@ -223,6 +230,8 @@ def test_who_begins_with_something_else_costs_the_broker_no_connection() -> None
             came.append(await reader.readexactly(8))
             writer.write(came[-1])
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
         broker = await asyncio.start_server(says, "127.0.0.1", 0)
         guard = Guard("127.0.0.1", broker.sockets[0].getsockname()[1])
