@@ -46,6 +46,7 @@ class Server:
     connections: int = 0
     port: int = 0
     arrived: threading.Condition = field(default_factory=threading.Condition)
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
     _tasks: list[asyncio.Task[None] | None] = field(default_factory=list)  # a loop does not keep them alive
 
     @property
@@ -58,6 +59,7 @@ class Server:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writers.append(writer)
         self._tasks.append(asyncio.current_task())
         try:
             while not writer.is_closing():
@@ -103,12 +105,20 @@ def serving(reply: Reply, tls: ssl.SSLContext | None = None) -> Iterator[Server]
 
     task = loop.create_task(run())
 
+    async def turns() -> None:
+        """Let the loop do what it has begun: connections that were just accepted, or just closed."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+
     async def end() -> None:
+        await turns()  # a connection whose task has not begun would be closed by nobody
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for one in others:
             one.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await asyncio.sleep(0)  # connections that were aborted are closed in the loop's next turn
+        for writer in server.writers:  # one that waits for its reader would not be closed before the loop is
+            writer.transport.abort()
+        await turns()
 
     def thread() -> None:
         with contextlib.suppress(asyncio.CancelledError):
