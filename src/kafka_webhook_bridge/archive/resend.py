@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -92,7 +93,7 @@ def wait_s(sent: int, rate: float | None, elapsed_s: float) -> float:
     return 0.0 if rate is None else max(0.0, sent / rate - elapsed_s)
 
 
-class Resend:
+class Resend(ABC):
     """One replay or rebuild at work in this process. `tell` is called on the loop, `stop` pauses it."""
 
     kind = "replay"
@@ -135,24 +136,24 @@ class Resend:
 
     # ── what replay and rebuild do differently ────────────────────────────────────────────────────────────────────
 
-    async def _ready(self, one: Replay) -> None:
+    async def _ready(self, one: Replay) -> None:  # noqa: B027 - one of the two has nothing to do
         """Before the first look at the target."""
 
+    @abstractmethod
     async def _page(self, after: Listed | None) -> list[Listed]:
         """The next events in order, PAGE_EVENTS of them unless there are no more."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _cursor_of(self, one: Replay) -> Listed | None:
         """The last event that was passed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _to_write(self, row: EventRow) -> tuple[Record, int]:
         """The record and its partition, BY_KEY or one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _is_ours(self, headers: Mapping[str, bytes | None]) -> bool:
         """Whether this replay or rebuild may have sent a record."""
-        raise NotImplementedError
 
     async def _in_doubt(self) -> set[uuid.UUID] | None:
         """The events that may be under way; None where a record says itself what sent it."""
@@ -162,7 +163,7 @@ class Resend:
         """`places`: of every event that was passed."""
         await self._holder.checkpoint(step)
 
-    async def _finish(self) -> None:
+    async def _finish(self) -> None:  # noqa: B027 - one of the two has nothing to do
         """When nothing is left."""
 
     # ── from the first to the last ────────────────────────────────────────────────────────────────────────────────

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from kafka_webhook_bridge.body import NOT_JSON, parse_json
+from kafka_webhook_bridge.cli.output import Output, safe
 
 TEXT_BYTES_MAX = 64 * 1024  # shown on a terminal
 HEX_BYTES_MAX = 1024
@@ -25,6 +26,23 @@ def shown(body: bytes) -> tuple[str, list[str], int]:
         return kind, pretty(text), 0
     part = body[:TEXT_BYTES_MAX].decode(errors="ignore")
     return kind, part.removesuffix("\n").split("\n"), len(body) - len(part.encode())
+
+
+def say_request(
+    out: Output, method: str, target: str, headers: Iterable[Sequence[str]], body: bytes, whole: str
+) -> None:
+    """A request for people. `headers` are as `events.headers` has them; `whole` is the command that shows all bytes."""
+    out.say()
+    out.say(safe(f"{method} {target}"), "bold")
+    for name, value, *exact in headers:
+        out.say(safe(f"{name}: {value}{f'  (not UTF-8; base64 {exact[0]})' if exact else ''}"))
+    out.say()
+    kind, lines, left_out = shown(body)
+    out.say(f"body: {len(body)} bytes{f', {kind}' if body else ''}", "bold")
+    for line in lines if body else ():
+        out.say(line)
+    if left_out:
+        out.note(f"{left_out} bytes more; all of them: {whole}")
 
 
 def preview(body: bytes, bytes_max: int) -> str:

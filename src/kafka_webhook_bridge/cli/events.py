@@ -227,20 +227,8 @@ def show_event(event_id: uuid.UUID, out: Output, *, body: bool = False) -> None:
     )
     for name, value in _facts(event, copies):
         out.say(f"{name:<10} {value}")
-    query = "" if event["query"] is None else f"?{event['query']}"
-    out.say()
-    out.say(safe(f"{event['method']} {event['path']}{query}"), "bold")
-    for name, value, *exact in headers:
-        out.say(safe(f"{name}: {value}{f'  (not UTF-8; base64 {exact[0]})' if exact else ''}"))
-    out.say()
-    kind, lines, left_out = bodies.shown(event["body"])
-    size = len(event["body"])
-    out.say(f"body: {size} bytes{f', {kind}' if size else ''}", "bold")
-    if size:
-        for line in lines:
-            out.say(line)
-    if left_out:
-        out.note(f"{left_out} bytes more; all of them: kwb events show {event_id} --body")
+    target = event["path"] + ("" if event["query"] is None else f"?{event['query']}")
+    bodies.say_request(out, event["method"], target, headers, event["body"], f"kwb events show {event_id} --body")
 
 
 def _facts(event: Mapping[str, Any], copies: Sequence[uuid.UUID]) -> list[tuple[str, str]]:

@@ -181,18 +181,7 @@ def show_rejection(event_id: uuid.UUID, out: Output, *, body: bool = False, raw:
     ]  # fmt: skip
     for name, value in facts:
         out.say(f"{name:<10} {safe(value)}")
-    out.say()
-    out.say(safe(f"{row['method']} {_target(row)}"), "bold")
-    for name, value, *exact in headers:
-        out.say(safe(f"{name}: {value}{f'  (not UTF-8; base64 {exact[0]})' if exact else ''}"))
-    out.say()
-    kind, lines, left_out = bodies.shown(row["body"])
-    size = len(row["body"])
-    out.say(f"body: {size} bytes{f', {kind}' if size else ''}", "bold")
-    for line in lines if size else ():
-        out.say(line)
-    if left_out:
-        out.note(f"{left_out} bytes more; all of them: kwb rejections show {event_id} --body")
+    bodies.say_request(out, row["method"], _target(row), headers, row["body"], f"kwb rejections show {event_id} --body")
 
 
 def _target(row: Mapping[str, Any]) -> str:

@@ -24,34 +24,9 @@ class Route:
     """A source with the handles that its requests need."""
 
     __slots__ = (
-        "_acked",
-        "_outcomes",
-        "ack",
-        "answer",
-        "bodies_differ",
-        "bucket",
-        "by_outbox",
-        "challenge",
-        "direct",
-        "forwarded",
-        "from_proxy",
-        "logins",
-        "methods",
-        "name",
-        "off_loop_bytes",
-        "plain",
-        "proof",
-        "received",
-        "redacts",
-        "ruled",
-        "source",
-        "suppressed",
-        "suppresses",
-        "table",
-        "topic",
-        "unlisted",
-        "unproven",
-        "unsplit",
+        "_acked", "_outcomes", "ack", "answer", "bodies_differ", "bucket", "by_outbox", "challenge", "direct",
+        "forwarded", "from_proxy", "logins", "methods", "name", "off_loop_bytes", "plain", "proof", "received",
+        "redacts", "ruled", "source", "suppressed", "suppresses", "table", "topic", "unlisted", "unproven", "unsplit",
     )  # fmt: skip
 
     def __init__(self, source: Source, workers: int, now: float, table: SourceTable, outbox: bool) -> None:

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 from kafka_webhook_bridge.event import Request
 from kafka_webhook_bridge.sources import profile
 from kafka_webhook_bridge.sources.keys import Kind, Part, parse_part
+from kafka_webhook_bridge.sources.verify.schemes import one_of
 
 VALUE_BYTES_MAX: Final = 8 * 1024
 
@@ -195,18 +196,11 @@ def _compile_answer(
             text = body(asked._replace(escaped=escaped))
         except _Unanswerable:
             return None
-        new = b"" if _knows(known, given) else given
+        # Strangers cannot plant a secret: one that is not known is kept only while an operator waits for it.
+        new = b"" if one_of(known, given) else given
         return Greeting(row.name, answer.status, content_type, lines, text, address, row.notice, new)
 
     return render
-
-
-def _knows(known: Sequence[bytes], secret: bytes) -> bool:
-    """Whether the source has it. Strangers cannot plant one: another is kept only while an operator waits for it."""
-    found = False
-    for one in known:
-        found |= compare_digest(one, secret)
-    return found
 
 
 def _line(value: bytes) -> bytes:

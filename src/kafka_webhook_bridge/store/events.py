@@ -20,6 +20,14 @@ JSON_WINDOW = timedelta(days=1)  # of a JSON search without --since
 LIMIT_MAX = 10_000
 
 
+def check_bounds(limit: int, since: datetime | None, until: datetime | None) -> None:
+    """Of a search by a person. Raises UsageError."""
+    if not 1 <= limit <= LIMIT_MAX:
+        raise UsageError(f"--limit is from 1 to {LIMIT_MAX}.")
+    if since and until and since >= until:
+        raise UsageError("--since is not before --until.")
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """What to look for; None asks for everything. Times are those inside the event id, `until` excluded.
@@ -38,10 +46,7 @@ class Search:
     limit: int = 50
 
     def __post_init__(self) -> None:
-        if not 1 <= self.limit <= LIMIT_MAX:
-            raise UsageError(f"--limit is from 1 to {LIMIT_MAX}.")
-        if self.since and self.until and self.since >= self.until:
-            raise UsageError("--since is not before --until.")
+        check_bounds(self.limit, self.since, self.until)
 
     def bounded(self, now: datetime) -> Search:
         """The same search; one by JSON is given a beginning when it has none (rules.md 21)."""

@@ -9,9 +9,8 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from kafka_webhook_bridge import ids
-from kafka_webhook_bridge.errors import UsageError
 from kafka_webhook_bridge.store.errors import refuses_a_row
-from kafka_webhook_bridge.store.events import LIMIT_MAX
+from kafka_webhook_bridge.store.events import check_bounds
 from kafka_webhook_bridge.store.outbox import OutboxRow, store_rows
 from kafka_webhook_bridge.store.pool import Connection, Store
 from kafka_webhook_bridge.store.sql import QUERIES
@@ -56,10 +55,7 @@ class Search:
     limit: int = 50
 
     def __post_init__(self) -> None:
-        if not 1 <= self.limit <= LIMIT_MAX:
-            raise UsageError(f"--limit is from 1 to {LIMIT_MAX}.")
-        if self.since and self.until and self.since >= self.until:
-            raise UsageError("--since is not before --until.")
+        check_bounds(self.limit, self.since, self.until)
 
     def statement(self) -> tuple[str, list[Any]]:
         """SQL and its arguments."""

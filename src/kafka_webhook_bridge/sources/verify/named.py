@@ -25,7 +25,7 @@ from kafka_webhook_bridge.sources.verify.keys import (
 )
 from kafka_webhook_bridge.sources.verify.model import Key, Named
 from kafka_webhook_bridge.sources.verify.request import Number, Signed, text_of
-from kafka_webhook_bridge.sources.verify.schemes import Context, Run, is_utf8, mismatch_unless
+from kafka_webhook_bridge.sources.verify.schemes import Context, Run, is_utf8, mismatch_unless, one_of
 from kafka_webhook_bridge.sources.verify.signatures import (
     SIGNATURES_MAX,
     check_window,
@@ -73,11 +73,9 @@ def twilio(row: Named, context: Context) -> Run:
                 raise Refused("body.mismatch")
         elif signed.body:
             tail = b"".join([field + value for field, value in sorted(set(_text_pairs(signed)))])
-        right = False
-        for url in _spellings(signed.address):
-            for secret in secrets:
-                right |= compare_digest(hmac.digest(secret, url + tail, name), signature)
-        mismatch_unless(right)
+        urls = _spellings(signed.address)
+        expected = (hmac.digest(secret, url + tail, name) for url in urls for secret in secrets)
+        mismatch_unless(one_of(expected, signature))
 
     return run
 
@@ -131,10 +129,7 @@ def adyen(row: Named, context: Context) -> Run:
                 raise Refused("signature.malformed", "an item without hmacSignature")
             signature = decoded([text.encode()], decode_base64)[0]
             message = _adyen_text(item)
-            item_right = False
-            for key in keys:
-                item_right |= compare_digest(hmac.digest(key, message, "sha256"), signature)
-            right &= item_right
+            right &= one_of((hmac.digest(key, message, "sha256") for key in keys), signature)
         mismatch_unless(right)
 
     return run
@@ -230,10 +225,7 @@ def contentful(row: Named, context: Context) -> Run:
             raise Refused("signature.malformed", "the time is not among the signed headers")
         headers = b";".join([name + b":" + signed.need_header(name) for name in sorted(names)])
         message = b"\n".join([signed.request.method, _contentful_uri(signed), headers, signed.body])
-        right = False
-        for secret in secrets:
-            right |= compare_digest(hmac.digest(secret, message, "sha256"), signature)
-        mismatch_unless(right)
+        mismatch_unless(one_of((hmac.digest(secret, message, "sha256") for secret in secrets), signature))
 
     return run
 
@@ -271,10 +263,7 @@ def segment(row: Named, context: Context) -> Run:
             document = document[0] if document else None
         if type(document) is not dict:
             raise Refused("body.malformed", "no event")
-        right = False
-        for secret in secrets:
-            right |= compare_digest(hmac.digest(secret, message, "sha1"), signature)
-        mismatch_unless(right)
+        mismatch_unless(one_of((hmac.digest(secret, message, "sha1") for secret in secrets), signature))
 
     return run
 
@@ -367,10 +356,7 @@ def sinch(row: Named, context: Context) -> Run:
         chosen = [key for name, key in keys if name == match[1]]
         if not chosen:
             raise Refused("key.unknown", "no secret has that key id")
-        right = False
-        for key in chosen:
-            right |= compare_digest(hmac.digest(key, message, "sha256"), signature)
-        mismatch_unless(right)
+        mismatch_unless(one_of((hmac.digest(key, message, "sha256") for key in chosen), signature))
 
     return run
 
@@ -390,11 +376,9 @@ def unisender(row: Named, context: Context) -> Run:
         text = auth.encode()
         if signed.body.count(text) != 1:
             raise Refused("signature.malformed", "auth stands twice")
-        right = False
-        for secret in secrets:
-            digest = md5(signed.body.replace(text, secret), usedforsecurity=False).hexdigest()
-            right |= compare_digest(digest.encode(), text)
-        mismatch_unless(right)
+        bodies = (signed.body.replace(text, secret) for secret in secrets)
+        expected = (md5(body, usedforsecurity=False).hexdigest().encode() for body in bodies)
+        mismatch_unless(one_of(expected, text))
 
     return run
 
@@ -411,10 +395,7 @@ def exactonline(row: Named, context: Context) -> Run:
         if match is None or type(signed.json) is not dict or set(signed.json) != {"Content", "HashCode"}:
             raise Refused("signature.malformed", "not Content and HashCode")
         signature = _hex(match[2])
-        right = False
-        for secret in secrets:
-            right |= compare_digest(hmac.digest(secret, match[1], "sha256"), signature)
-        mismatch_unless(right)
+        mismatch_unless(one_of((hmac.digest(secret, match[1], "sha256") for secret in secrets), signature))
 
     return run
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from base64 import b64encode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from hmac import compare_digest
@@ -218,6 +218,14 @@ def digest_scheme(row: model.Digest, context: Context) -> Run:
     return run
 
 
+def one_of(values: Iterable[bytes], wanted: bytes) -> bool:
+    """Whether `wanted` is among the values. Every one is compared in full, so the time tells nothing."""
+    right = False
+    for value in values:
+        right |= compare_digest(value, wanted)
+    return right
+
+
 def mismatch_unless(right: bool) -> None:
     """Raises Refused where no signature was right."""
     if not right:
@@ -289,17 +297,10 @@ def token_scheme(row: model.Token, context: Context) -> Run:
             if missing and refused.verdict.code == "signature.malformed":
                 raise Refused("credentials.missing", refused.verdict.detail) from None
             raise
-        if not _one_of(digests, digest):
+        if not one_of(digests, digest):
             raise Refused("credentials.wrong")
 
     return run
-
-
-def _one_of(digests: Sequence[bytes], digest: bytes) -> bool:
-    right = False
-    for known in digests:
-        right |= compare_digest(known, digest)
-    return right
 
 
 def token_each_scheme(row: model.TokenEach, context: Context) -> Run:
@@ -318,7 +319,7 @@ def token_each_scheme(row: model.TokenEach, context: Context) -> Run:
             token = text_of(element.get(field), field) if type(element) is dict else None
             if token is None:
                 raise Refused("credentials.missing", f"an element without {field}")
-            right &= _one_of(digests, sha256(token).digest())
+            right &= one_of(digests, sha256(token).digest())
         if not right:
             raise Refused("credentials.wrong")
 

@@ -216,18 +216,26 @@ def format_time(time: model.Timestamp, now: float) -> str:
 
 
 def _place_time(draft: Draft, time: model.Timestamp, moment: str) -> None:
-    match time.from_:
+    path = time.path or ""
+    number = time.from_ == "json" and moment.isdigit() and not isinstance(draft.member(path), str)
+    _place(draft, time, int(moment) if number else moment)
+
+
+def _place(draft: Draft, place: model.Timestamp | model.Place, value: str | int) -> None:
+    """Writes a value where a row looks for it; an item of the signature comes with that."""
+    text = str(value)
+    match place.from_:
         case "header":
-            draft.set_header(time.name or "", moment.encode())
+            draft.set_header(place.name or "", text.encode())
         case "query":
-            draft.set_parameter(time.name or "", moment)
+            draft.set_parameter(place.name or "", text)
         case "form":
             draft.need_form("payload")
-            draft.set_field(time.name or "", moment)
+            draft.set_field(place.name or "", text)
         case "json":
-            path = time.path or ""
-            as_text = isinstance(draft.member(path), str) or not moment.isdigit()
-            draft.set_member(path, moment if as_text else int(moment))
+            draft.set_member(place.path or "", value)
+        case "body":
+            draft.body = text.encode()
 
 
 def _fill(draft: Draft, items: list[Item], fields: dict[str, str], now: float, unique: str) -> None:
@@ -289,19 +297,7 @@ def example(pattern: str) -> str:
 
 
 def _place_signature(draft: Draft, place: model.Place, text: str) -> None:
-    text = (place.strip_prefix or "") + text
-    match place.from_:
-        case "header":
-            draft.set_header(place.name or "", text.encode())
-        case "query":
-            draft.set_parameter(place.name or "", text)
-        case "form":
-            draft.need_form("payload")
-            draft.set_field(place.name or "", text)
-        case "json":
-            draft.set_member(place.path or "", text)
-        case "body":
-            draft.body = text.encode()
+    _place(draft, place, (place.strip_prefix or "") + text)
 
 
 # ---- what is no signature --------------------------------------------------------------------------------------------

@@ -303,16 +303,21 @@ def _clean(value: bytes, name: str) -> bytes:
     return value
 
 
-def _json(name: str) -> Piece:
-    path = tuple(name.split("."))
+def _required(find: Callable[[Signed], bytes | None], code: str, missing: str) -> Piece:
+    """What a request must have; it is absent, not wrong, where a group is optional."""
 
     def render(signed: Signed) -> bytes:
-        value = signed.member(path)
+        value = find(signed)
         if value is None:
-            raise Absent("body.malformed", f"no member {name}")
+            raise Absent(code, missing)
         return value
 
     return render
+
+
+def _json(name: str) -> Piece:
+    path = tuple(name.split("."))
+    return _required(lambda signed: signed.member(path), "body.malformed", f"no member {name}")
 
 
 def _json_or_empty(name: str) -> Piece:
@@ -322,14 +327,7 @@ def _json_or_empty(name: str) -> Piece:
 
 def _query(name: str) -> Piece:
     wanted = name.encode()
-
-    def render(signed: Signed) -> bytes:
-        value = signed.query(wanted)
-        if value is None:
-            raise Absent("signature.malformed", f"no query parameter {name}")
-        return value
-
-    return render
+    return _required(lambda signed: signed.query(wanted), "signature.malformed", f"no query parameter {name}")
 
 
 def _query_lower(name: str) -> Piece:
@@ -339,14 +337,7 @@ def _query_lower(name: str) -> Piece:
 
 def _form(name: str) -> Piece:
     wanted = name.encode()
-
-    def render(signed: Signed) -> bytes:
-        value = signed.form(wanted)
-        if value is None:
-            raise Absent("body.malformed", f"no form field {name}")
-        return value
-
-    return render
+    return _required(lambda signed: signed.form(wanted), "body.malformed", f"no form field {name}")
 
 
 def _sigfield(name: str) -> Piece:
