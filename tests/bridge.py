@@ -24,12 +24,16 @@ import confluent_kafka as ck
 from databases import migrate_database
 from kafka_webhook_bridge.errors import StoreError
 from kafka_webhook_bridge.kafka.config import client_config
-from kafka_webhook_bridge.stack import Kafka, Stack
+from kafka_webhook_bridge.stack import Bridge, Kafka, Stack
 from kafka_webhook_bridge.stack.ports import free_ports
 
 WAIT_S = 60.0
 USER, PASSWORD = "hooks", "canary-password"
 LOGIN = "Authorization: Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+# A busy machine may be slow; what is acknowledged is judged, not when.
+PATIENT = {
+    "KWB_DELIVER_KAFKA_WAIT_MS": "30000", "KWB_DELIVER_DEADLINE_MS": "60000", "KWB_KAFKA_DELIVERY_TIMEOUT_MS": "90000",
+}  # fmt: skip
 ERRORS = ("background task ended", "fault", "Traceback", "Exception in callback", "child died")
 
 
@@ -323,3 +327,15 @@ def consume(kafka: Kafka, topic: str, count: int) -> list[Message]:
     finally:
         consumer.close()
     return found
+
+
+@contextlib.contextmanager
+def patient_bridge(stack: Stack, folder: Path, database: str, **environ: str) -> Iterator[Bridge]:
+    """A bridge as `kwb up` starts it, on free ports."""
+    ports = {"KWB_INGEST_PORT": "0", "KWB_MANAGEMENT_PORT": "0", "KWB_INGEST_DRAIN_GRACE_MS": "0"}
+    started = Bridge(folder / "bridge", {**stack.environ(), "DATABASE_URL": database, **ports, **PATIENT, **environ})
+    started.start()
+    try:
+        yield started
+    finally:
+        started.stop()

@@ -12,16 +12,14 @@ from typing import Any
 
 import asyncpg
 
+import bridge
 from bridge import Serve, eventually, request, serving, total
 from databases import rows
 from kafka_webhook_bridge.stack import Stack
 
 # Long enough for a machine that has other things to do; the tests move the clock of the bridge.
 KAFKA_WAIT_S, DEADLINE_S = 30, 60
-PATIENT = {
-    "KWB_DELIVER_KAFKA_WAIT_MS": "30000", "KWB_DELIVER_DEADLINE_MS": "60000", "KWB_DELIVER_OUTBOX_WAIT_MS": "20000",
-    "KWB_KAFKA_DELIVERY_TIMEOUT_MS": "90000",
-}  # fmt: skip
+PATIENT = {**bridge.PATIENT, "KWB_DELIVER_OUTBOX_WAIT_MS": "20000"}
 
 
 def outbox(database: str) -> dict[str, Any]:

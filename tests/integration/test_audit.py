@@ -24,7 +24,7 @@ import confluent_kafka as ck
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from bridge import Message, consume
+from bridge import Message, consume, patient_bridge
 from databases import empty_database
 from kafka_webhook_bridge.cli import beat, main
 from kafka_webhook_bridge.ids import TIME_MS_MAX, moment, part
@@ -58,21 +58,9 @@ def topic_of(source: str) -> str:
 @pytest.fixture(scope="module")
 def bridge(stack: Stack) -> Iterator[Bridge]:
     with empty_database(stack.postgres) as url, tempfile.TemporaryDirectory(prefix="kwb-test-") as name:
-        bridge = Bridge(
-            Path(name) / "bridge",
-            {
-                **stack.environ(), "DATABASE_URL": url, "KWB_CONFIG": YAML,
-                "WEBHOOK_USERNAME": "hooks", "WEBHOOK_PASSWORD": "canary-audit",
-                "KWB_INGEST_PORT": "0", "KWB_MANAGEMENT_PORT": "0", "KWB_INGEST_DRAIN_GRACE_MS": "0",
-                "KWB_DELIVER_KAFKA_WAIT_MS": "30000", "KWB_DELIVER_DEADLINE_MS": "60000",
-                "KWB_KAFKA_DELIVERY_TIMEOUT_MS": "90000",
-            },
-        )  # fmt: skip
-        bridge.start()
-        try:
+        login = {"WEBHOOK_USERNAME": "hooks", "WEBHOOK_PASSWORD": "canary-audit"}
+        with patient_bridge(stack, Path(name), url, KWB_CONFIG=YAML, **login) as bridge:
             yield bridge
-        finally:
-            bridge.stop()
 
 
 class Done(NamedTuple):

@@ -16,6 +16,7 @@ from typing import Any
 import confluent_kafka as ck
 import pytest
 
+from bridge import patient_bridge
 from databases import empty_database
 from kafka_webhook_bridge.kafka.config import client_config
 from kafka_webhook_bridge.stack import Bridge, Stack
@@ -40,23 +41,9 @@ def own_database(stack: Stack) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def bridge(stack: Stack, own_database: str) -> Iterator[Bridge]:
     with tempfile.TemporaryDirectory(prefix="kwb-test-") as name:
-        bridge = Bridge(
-            Path(name) / "bridge",
-            {
-                **stack.environ(), "DATABASE_URL": own_database, "KWB_CONFIG": YAML,
-                "WEBHOOK_USERNAME": "hooks", "WEBHOOK_PASSWORD": CANARY,
-                "KWB_INGEST_PORT": "0", "KWB_MANAGEMENT_PORT": "0", "KWB_INGEST_DRAIN_GRACE_MS": "0",
-                "KWB_INGEST_CONNECTIONS_MAX": "100",
-                # A busy machine may be slow; what is acknowledged is judged here, not when.
-                "KWB_DELIVER_KAFKA_WAIT_MS": "30000", "KWB_DELIVER_DEADLINE_MS": "60000",
-                "KWB_KAFKA_DELIVERY_TIMEOUT_MS": "90000",
-            },
-        )  # fmt: skip
-        bridge.start()
-        try:
+        own = {"WEBHOOK_USERNAME": "hooks", "WEBHOOK_PASSWORD": CANARY, "KWB_INGEST_CONNECTIONS_MAX": "100"}
+        with patient_bridge(stack, Path(name), own_database, KWB_CONFIG=YAML, **own) as bridge:
             yield bridge
-        finally:
-            bridge.stop()
 
 
 def kwb(bridge: Bridge, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:

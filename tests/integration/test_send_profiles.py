@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bridge import patient_bridge
 from databases import empty_database
 from kafka_webhook_bridge.cli import main
 from kafka_webhook_bridge.sources.catalog import Catalog
@@ -44,22 +45,12 @@ def bridge(stack: Stack, folder: Path) -> Iterator[Bridge]:
         if identity.private is not None:
             (folder / name).write_text(private_pem(identity.private))
     (folder / "bridge.yaml").write_text(json.dumps({"public_url": "https://hooks.example.com/x", "sources": sources}))
-    with empty_database(stack.postgres) as url:
-        bridge = Bridge(
-            folder / "bridge",
-            {
-                **stack.environ(), "DATABASE_URL": url, "KWB_CONFIG": str(folder / "bridge.yaml"),
-                "KWB_INGEST_PORT": "0", "KWB_MANAGEMENT_PORT": "0", "KWB_INGEST_DRAIN_GRACE_MS": "0",
-                "KWB_INGEST_FAILED_LOGINS_MAX": "100000",
-                "KWB_DELIVER_KAFKA_WAIT_MS": "30000", "KWB_DELIVER_DEADLINE_MS": "60000",
-                "KWB_KAFKA_DELIVERY_TIMEOUT_MS": "90000",
-            },
-        )  # fmt: skip
-        bridge.start()
-        try:
-            yield bridge
-        finally:
-            bridge.stop()
+    config = str(folder / "bridge.yaml")
+    with (
+        empty_database(stack.postgres) as url,
+        patient_bridge(stack, folder, url, KWB_CONFIG=config, KWB_INGEST_FAILED_LOGINS_MAX="100000") as bridge,
+    ):
+        yield bridge
 
 
 @pytest.mark.parametrize("name", [*NAMES, *MORE])

@@ -110,7 +110,7 @@ class Edge:
         self._unknown = registry.counter("kwb_requests_received_total", source=metrics.UNKNOWN_SOURCE)
         self._unknown_outcomes: dict[str, metrics.Cell] = {}
         self._aborted = registry.counter("kwb_requests_aborted_total")
-        self.unproven = registry.counter("kwb_auth_failures_total")
+        self.auth_failures = registry.counter("kwb_auth_failures_total")
         self._body_bytes = registry.counter("kwb_body_bytes_total")
         self._seconds = registry.histogram("kwb_request_seconds")
         self._gauges: tuple[tuple[metrics.Cell, Callable[[], int]], ...] = (
@@ -190,7 +190,7 @@ class Edge:
 
     def wrong_login(self, sender: str) -> Refusal:
         """Count a failure of a password or a token, which can be guessed; what answers it."""
-        self.unproven.add()
+        self.auth_failures.add()
         wait_s = self._failed_logins.failed(sender, self.clock())
         return errors.UNAUTHORIZED if wait_s is None else errors.BACK_OFF
 
@@ -230,7 +230,7 @@ class Edge:
         )
         moment = _NEVER if route.proof is None else self.moment(connection, incoming, route)
         if route.from_proxy and not self.proxies.trusts(connection.peer):
-            self.unproven.add()
+            self.auth_failures.add()
             connection.refuse(route.unproven, reason="not by a trusted proxy")
         elif route.suppresses:
             Once(self, connection, incoming, route).accept(request, moment)

@@ -79,7 +79,7 @@ def _unproven(edge: Edge, route: Route, incoming: Incoming, verdict: Verdict) ->
     """Passwords and tokens can be guessed, so their failures count for the back-off; a signature cannot."""
     if verdict.code == "credentials.wrong":
         return route.unproven if edge.wrong_login(incoming.peer) is errors.UNAUTHORIZED else errors.BACK_OFF
-    edge.unproven.add()
+    edge.auth_failures.add()
     return route.unproven
 
 
